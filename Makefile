@@ -1,0 +1,93 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(wildcard csrc/*.c csrc/*.h) setup.py
+
+# Where `make install` puts things.
+PREFIX ?= /opt/qhybridd
+BINDIR ?= /usr/local/bin
+UNITDIR ?= /usr/local/lib/systemd/system
+CONFDIR ?= /etc/qhybridd
+
+.PHONY: help demo test install check lint types unit coverage live soak bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.stamps/system: deploy/install-deps
+	@bash deploy/install-deps
+	@mkdir -p .stamps && touch $@
+
+.stamps/venv: .stamps/system requirements.lock pyproject.toml $(NATIVE)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked Python packages into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: .stamps/venv ## run two gateways, two tunnels and a cut of the control channel, live
+	@$(BIN)/qhybridd demo
+
+# A make of its own for each part: where liboqs is, is looked up when a make starts.
+test: .stamps/venv ## every test that this machine can run (as root: network namespaces)
+	@$(MAKE) --no-print-directory liboqs-if-possible
+	@$(MAKE) --no-print-directory lint types coverage
+	@$(MAKE) --no-print-directory live
+
+# A virtual environment of its own with the locked packages that the daemon needs, and nothing of the tests.
+install: ## the daemon into PREFIX=/opt/qhybridd, its command, unit and configuration directory (as root)
+	@bash deploy/install-deps gateway
+	@rm -rf build/lib* build/temp* build/bdist*
+	@umask 022 && set -e; \
+	echo "installing into $(PREFIX)"; \
+	test -x $(PREFIX)/bin/python || $(PYTHON) -m venv $(PREFIX); \
+	pip="$(PREFIX)/bin/pip --quiet --disable-pip-version-check install"; \
+	$$pip --require-hashes --requirement requirements-run.lock; \
+	$$pip --no-deps --no-build-isolation .; \
+	install -d -m 0755 $(CONFDIR) $(BINDIR) $(UNITDIR) $(PREFIX)/share/doc/qhybridd; \
+	install -m 0644 README.md CHANGELOG.md docs/*.md configs/*.toml $(PREFIX)/share/doc/qhybridd; \
+	ln -sfn $(PREFIX)/bin/qhybridd $(BINDIR)/qhybridd; \
+	sed 's|/opt/qhybridd|$(PREFIX)|g' systemd/qhybridd.service > $(UNITDIR)/qhybridd.service; \
+	if test -d /run/systemd/system; then systemctl daemon-reload; fi
+	@echo "installed; next: $(BINDIR)/qhybridd keygen"
+
+check: lint types unit ## the fast inner loop: lint, types, unit tests
+
+lint: .stamps/venv
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .stamps/venv
+	@$(BIN)/mypy
+
+unit: .stamps/venv
+	@$(BIN)/pytest -q tests/unit
+
+coverage: .stamps/venv ## unit and pair tests, and the share of branches that they take
+	@mkdir -p build
+	@$(BIN)/pytest -q tests/unit tests/pairs --cov --cov-report=json:build/coverage.json --cov-report=
+	@$(BIN)/python -m tests.branches build/coverage.json 95 qhybridd/protocol qhybridd/crypto qhybridd/policy.py
+
+live: .stamps/venv ## real daemons, devices and packets in network namespaces
+	@$(BIN)/pytest tests/netns
+
+soak: .stamps/venv ## half an hour: ten ordinary rotations under a ping every 10 ms
+	@$(BIN)/python -m tests.netns.soak
+
+bench: .stamps/venv ## figures for every hot stage
+	@$(BIN)/python -m bench
+
+include deploy/liboqs.mk
+
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
+  --python-version 3.11 pyproject.toml
+
+lock: ## renew both requirements files from pyproject.toml
+	@$(BIN)/pip install --quiet uv
+	@$(COMPILE) --upgrade --extra dev -o requirements.lock
+	@$(COMPILE) --extra build --constraints requirements.lock -o requirements-run.lock
+
+clean: ## remove what the build made
+	@rm -rf $(VENV) .stamps build *.egg-info qhybridd/_native*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
