@@ -1,0 +1,6 @@
+"""Floor 4: the guard, an nftables table of our own that keeps every tunnel closed unless told otherwise in time."""
+
+from qhybridd.guard.prefixes import GuardedTunnel, flatten
+from qhybridd.guard.service import Guard, GuardState, boot_time
+
+__all__ = ["Guard", "GuardState", "GuardedTunnel", "boot_time", "flatten"]

@@ -1,0 +1,1 @@
+"""Floor 4: netlink codecs for WireGuard and nftables."""
