@@ -1,0 +1,118 @@
+"""What a configuration file says, checked and typed. Records only; nothing here reads a file."""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Final, Literal
+
+from qhybridd.crypto.levels import Level
+from qhybridd.errors import OperatorError
+
+Prefix = IPv4Network | IPv6Network
+Renew = Literal["wait", "reset"]
+
+DEFAULT_CONFIG: Final = Path("/etc/qhybridd/qhybridd.toml")
+PEER_SUFFIX: Final = ".peer"
+REVOKED: Final = "revoked"
+"""Directory beside the peer files that holds the revoked ones, as `FINGERPRINT.NAME.peer`."""
+DEFAULT_PORT: Final = 7420
+DEFAULT_MARK: Final = 0x7148
+"""SO_MARK of the control sockets: `qH`, so that rules can tell them from the traffic that they key."""
+
+
+class ConfigError(OperatorError):
+    """A file was refused; `problems` holds everything that is wrong with it, in the order of the file."""
+
+    def __init__(self, problems: tuple[OperatorError, ...]) -> None:
+        first = problems[0]
+        message, hint = first.message, first.hint
+        if len(problems) > 1:
+            message, hint = f"{message} (and {len(problems) - 1} more)", f"{hint} `qhybridd check` shows all."
+        super().__init__(first.code, message, where=first.where, hint=hint)
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a gateway listens or can be reached."""
+
+    host: str
+    """An IPv4 or IPv6 address without brackets, or a DNS name."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """The `[gateway]` table: this host."""
+
+    identity: Path = Path("/etc/qhybridd/identity.key")
+    """The secret identity file."""
+    peers: Path = Path("/etc/qhybridd/peers")
+    """Directory of peer files, `NAME.peer` and `NAME.ANYTHING.peer`."""
+    listen: tuple[Endpoint, ...] = (Endpoint("0.0.0.0", DEFAULT_PORT), Endpoint("::", DEFAULT_PORT))  # noqa: S104 - a gateway listens on all its underlays unless told otherwise
+    """Where peers may dial; empty for a gateway that only dials."""
+    runtime: Path = Path("/run/qhybridd")
+    """Control socket and the state of this boot."""
+    state: Path = Path("/var/lib/qhybridd")
+    """State that outlives a boot."""
+    suites: tuple[str, ...] = ("x25519-mlkem768", "x25519-mlkem1024")
+    """Handshake suites, the preferred one first."""
+    mark: int = DEFAULT_MARK
+    """SO_MARK of the control sockets; 0 sets none."""
+
+    @property
+    def socket(self) -> Path:
+        """The control socket."""
+        return self.runtime / "control.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """A peer: its optional `[peer.NAME]` table, and its files in the peers directory."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...] = ()
+    """Where to dial it; empty: the endpoints in its peer file, and if there are none, it has to dial."""
+    bootstrap_psk: Path | None = None
+    """File of a PSK that both ends add to the handshake; None: the peer must not use one either."""
+    files: tuple[Path, ...] = ()
+    """Its peer files, one pin each, `NAME.peer` first; more than one while its identity is rolled over."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig:
+    """A `[tunnel.NAME]` table: one WireGuard peer on one interface."""
+
+    name: str
+    """The same at both gateways."""
+    peer: str
+    """Name of the peer gateway."""
+    interface: str
+    wireguard_peer: bytes
+    """The WireGuard public key of the peer on that interface, 32 bytes."""
+    protects: tuple[Prefix, ...]
+    """Traffic to and from these leaves through the open tunnel or not at all."""
+    excepts: tuple[Prefix, ...] = ()
+    """Parts of `protects` that the guard leaves alone (key `except`)."""
+    renew: Renew = "wait"
+    """`wait`: a new key enters at WireGuard's next handshake; `reset`: the handshake is forced, at a little loss."""
+    period_s: int = 120
+    """From one rotation to the next."""
+    expiry_s: int = 300
+    """Hard expiry of a key, counted from the moment of combining."""
+    least: Level = Level.HYBRID
+    """The lowest level of key that may carry traffic."""
+    kems: tuple[str, ...] = ("ml-kem-768",)
+    """KEMs of the rotation; the first is built in, each further one is an additional input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One configuration file."""
+
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    peers: dict[str, PeerConfig] = field(default_factory=dict)
+    tunnels: dict[str, TunnelConfig] = field(default_factory=dict)

@@ -1,0 +1,221 @@
+"""What the daemon tells of itself, and the lines that its control socket speaks.
+
+One JSON object a line, in either direction: a request with a `verb`, an answer with `ok`. The daemon fills the records,
+the command line renders them; nothing in them is secret. Times are seconds, counted so that the reader needs no clock.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+if TYPE_CHECKING:
+    from qhybridd.guard import GuardState
+
+MAX_REQUEST_BYTES: Final = 64 * 1024
+MAX_ANSWER_BYTES: Final = 1 << 24
+"""16 MiB: the status of ten thousand tunnels."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=63)]
+Fingerprint = Annotated[str, Meta(pattern=r"^[0-9a-f]{96}$")]
+"""The full fingerprint, hexadecimal."""
+
+
+# ---- requests
+
+
+class StatusRequest(Struct, frozen=True, tag_field="verb", tag="status"):
+    """Answered by `Status`."""
+
+
+class RotateRequest(Struct, frozen=True, tag_field="verb", tag="rotate", forbid_unknown_fields=True):
+    """Begin a rotation of `tunnel`; with `reset` force the handshake too. Answered by null as soon as it has begun."""
+
+    tunnel: Name
+    reset: bool = False
+
+
+class ReloadRequest(Struct, frozen=True, tag_field="verb", tag="reload"):
+    """Read the configuration again. Answered by `Reloaded`."""
+
+
+class RevokeRequest(Struct, frozen=True, tag_field="verb", tag="revoke", forbid_unknown_fields=True):
+    """End the session under this pin and close the peer's tunnels. Answered by null once that is done."""
+
+    peer: Name
+    fingerprint: Fingerprint
+
+
+class GuardRequest(Struct, frozen=True, tag_field="verb", tag="guard"):
+    """Answered by `GuardReport`."""
+
+
+Request = StatusRequest | RotateRequest | ReloadRequest | RevokeRequest | GuardRequest
+
+
+# ---- answers
+
+
+class ErrorRecord(Struct, frozen=True, omit_defaults=True):
+    """An error as it goes over the socket: the fields of `QhybriddError`."""
+
+    code: str
+    message: str
+    where: str = ""
+    hint: str = ""
+
+
+class Answer(Struct, frozen=True):
+    """`result` where `ok`, else `error`."""
+
+    ok: bool
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: ErrorRecord | None = None
+
+
+class GatewayStatus(Struct, frozen=True):
+    """This gateway."""
+
+    fingerprint: str
+    """Hexadecimal, 96 digits."""
+    short: str
+    """The short form, for eyes."""
+    version: str
+    uptime_s: float
+
+
+class PeerStatus(Struct, frozen=True):
+    """One peer."""
+
+    name: str
+    fingerprint: str
+    """Of the pin in use; of the first one while there is no session; empty for a peer without a pin."""
+    session: Literal["up", "down"]
+    since_s: float | None
+    """How long it has been up or down; None: down since the daemon started."""
+    endpoint: str
+    """Where the session goes, or where it was dialled last."""
+    suite: str
+    why: str
+    """Why it is down; empty when it is up."""
+    hint: str = ""
+    """The way out, where there is one."""
+
+
+class LastError(Struct, frozen=True):
+    """What went wrong last."""
+
+    code: str
+    message: str
+    hint: str
+    age_s: float | None = None
+    """How long ago."""
+
+
+class TunnelStatus(Struct, frozen=True):
+    """One tunnel. What it says of the key is of the key that is live in the tunnel, not of the configuration."""
+
+    name: str
+    peer: str
+    interface: str
+    state: Literal["open", "closed"]
+    why: str
+    """Why it is closed; empty when it is open."""
+    level: Literal["hybrid", "pqc", "classical"] | None
+    """Of the live key; None when there is none."""
+    epoch: int
+    """Of the live key; 0 when there is none."""
+    phase: str
+    """What the rotation does now; `idle` between rotations."""
+    key_age_s: float | None
+    expires_in_s: float | None
+    last_handshake_s: float | None
+    """Age of the last handshake that the device tells of."""
+    renew: Literal["wait", "reset"]
+    period_s: float
+    expiry_s: float
+    rotations: int
+    """Epochs that became live since the daemon started."""
+    failures: int
+    """Attempts that failed since then."""
+    rx_bytes: int
+    tx_bytes: int
+    last_error: LastError | None = None
+
+
+class Status(Struct, frozen=True):
+    """Result of the verb `status`."""
+
+    gateway: GatewayStatus
+    peers: list[PeerStatus]
+    tunnels: list[TunnelStatus]
+
+
+class Reloaded(Struct, frozen=True):
+    """Result of the verb `reload`: what changed, one line of text each; empty where nothing did."""
+
+    changes: list[str] = []
+    needs_restart: list[str] = []
+    """Gateway keys that differ and take effect at the next start."""
+
+
+class GuardTunnel(Struct, frozen=True):
+    """What the kernel does for one tunnel, read from the kernel."""
+
+    tunnel: str
+    interface: str
+    protects: list[str]
+    """After exceptions, and without what more specific prefixes of other tunnels take."""
+    open_for_s: float | None
+    """How long traffic still passes if nothing renews it; None: blocked now."""
+    dropped_out: int
+    """Packets to protected addresses that were dropped since the table was made."""
+    dropped_in: int
+    """Packets from protected addresses that were dropped."""
+
+
+class GuardReport(Struct, frozen=True):
+    """Result of the verb `guard`; no tunnel means that nothing is guarded."""
+
+    tunnels: list[GuardTunnel]
+
+
+def report_guard(states: "Iterable[GuardState]") -> GuardReport:
+    """What `Guard.show` read, as a record for the socket."""
+    return GuardReport(
+        [
+            GuardTunnel(
+                tunnel=state.name,
+                interface=state.interface,
+                protects=[str(prefix) for prefix in state.prefixes],
+                open_for_s=state.left_s if state.open else None,
+                dropped_out=state.dropped_out,
+                dropped_in=state.dropped_in,
+            )
+            for state in states
+        ]
+    )
+
+
+_requests: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
+
+
+def encode_line(record: Struct) -> bytes:
+    """One line with its end."""
+    return msgspec.json.encode(record) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """A request from one line. Raises `msgspec.DecodeError` or `UnicodeDecodeError`, with a text for its author."""
+    return _requests.decode(line)
+
+
+def answer(result: Struct | None = None) -> Answer:
+    """A good answer."""
+    return Answer(ok=True, result=msgspec.Raw(msgspec.json.encode(result)))
+
+
+def refusal(code: str, message: str, where: str, hint: str) -> Answer:
+    """A bad one."""
+    return Answer(ok=False, error=ErrorRecord(code, message, where, hint))
