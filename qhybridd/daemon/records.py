@@ -1,0 +1,112 @@
+"""What a restart of the daemon needs to know of a tunnel, under /run: no secrets, and void after a reboot.
+
+One small file a tunnel, replaced as a whole, so that a crash leaves the old or the new one. It names keys by their
+public tags only. That a tunnel may stay open is the guard's word, in the kernel; the record only says what it is.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from qhybridd.crypto.levels import Level
+from qhybridd.errors import HostError
+from qhybridd.protocol.actions import LiveEpoch
+from qhybridd.protocol.messages import Held
+
+MAX_RECORD_BYTES: Final = 16 * 1024
+MAX_CANDIDATES: Final = 3
+"""The live key, one that was installed and not proven, and one that is being installed."""
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+Tag = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Epoch = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class HeldRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """A key that may be on the device."""
+
+    epoch: Epoch
+    tag: Tag
+
+
+class TunnelRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """The live epoch and the keys that may be on the device."""
+
+    boot_id: str
+    epoch: Epoch
+    level: Level
+    tag: Tag
+    combined_at: float
+    deadline: float
+    peer: Annotated[str, Meta(pattern=r"^([0-9a-f]{96})?$")]
+    candidates: Annotated[tuple[HeldRecord, ...], Meta(max_length=MAX_CANDIDATES)]
+
+    def live(self) -> LiveEpoch:
+        """The live epoch as the core knows it."""
+        tag, peer = bytes.fromhex(self.tag), bytes.fromhex(self.peer)
+        return LiveEpoch(self.epoch, self.level, tag, self.combined_at, self.deadline, peer)
+
+    def installed(self, tag: bytes) -> Held | None:
+        """The candidate with this tag; None when the device holds a key that is not ours."""
+        for held in self.candidates:
+            if held.tag == tag.hex():
+                return Held(held.epoch, tag)
+        return None
+
+
+class Records:
+    """The records of all tunnels in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises `HostError` (host.state) where the directory cannot be made."""
+        self._directory = directory
+        try:
+            self._boot_id = BOOT_ID.read_text().strip()
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError("host.state", f"no place for state: {error.strerror}", where=str(directory)) from None
+
+    def write(self, tunnel: str, live: LiveEpoch, candidates: tuple[Held, ...]) -> None:
+        """Replace a tunnel's record. Raises OSError."""
+        record = TunnelRecord(
+            boot_id=self._boot_id,
+            epoch=live.epoch,
+            level=live.level,
+            tag=live.tag.hex(),
+            combined_at=live.combined_at,
+            deadline=live.deadline,
+            peer=live.peer.hex(),
+            candidates=tuple(HeldRecord(held.epoch, held.tag.hex()) for held in candidates),
+        )
+        path = self._path(tunnel)
+        draft = path.with_suffix(".new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(descriptor, msgspec.json.encode(record))
+        finally:
+            os.close(descriptor)
+        draft.replace(path)
+
+    def read(self, tunnel: str) -> TunnelRecord | None:
+        """A tunnel's record; None when there is none of this boot, or none that parses."""
+        try:
+            with self._path(tunnel).open("rb") as file:
+                data = file.read(MAX_RECORD_BYTES + 1)
+            record = msgspec.json.decode(data, type=TunnelRecord) if len(data) <= MAX_RECORD_BYTES else None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return record if record is not None and record.boot_id == self._boot_id else None
+
+    def remove(self, tunnel: str) -> None:
+        """Forget a tunnel. A record that stays does no harm: it counts only while the guard holds the tunnel open and
+        the device a key that it names.
+        """
+        with contextlib.suppress(OSError):
+            self._path(tunnel).unlink()
+
+    def _path(self, tunnel: str) -> Path:
+        return self._directory / f"{tunnel}.json"

@@ -1,0 +1,1 @@
+"""Floor 4: what the daemon tells the outside."""
