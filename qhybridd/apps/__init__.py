@@ -1,0 +1,1 @@
+"""Floor 5: programs that stand beside the daemon."""

@@ -1,0 +1,267 @@
+"""A laboratory: two gateways in network namespaces, joined by a cable, with WireGuard tunnels between them and a real
+daemon in each. The demo, the soak test and the tests in namespaces run in it.
+
+The two configuration files say everything: the gateways' underlay addresses are what they listen on, and what lies on
+one side of a tunnel is what the other side's file protects. The laboratory writes a copy of each with an interface name
+of its own and fresh WireGuard keys in place, makes the world that it describes, and on the way out, whatever the way,
+leaves nothing of it behind.
+"""
+
+import base64
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from ipaddress import ip_interface
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from qhybridd.apps.devices import Device, WireGuardPeer
+from qhybridd.apps.flow import Flow
+from qhybridd.apps.gateway import LAN, Gateway
+from qhybridd.apps.interrupts import Interrupts
+from qhybridd.apps.namespaces import Namespace, join
+from qhybridd.config import Config, parse_config
+from qhybridd.errors import HostError, OperatorError
+
+UNDERLAY: Final = "underlay"
+"""Name of the cable's two ends."""
+UNDERLAY_PREFIX: Final = {4: 24, 6: 64}
+WIREGUARD_PORT: Final = 51820
+FLOW_PORT: Final = 7000
+_MEND: Final = """
+table inet qhybridd_lab
+delete table inet qhybridd_lab
+"""
+"""Takes the cut away, also where there is none."""
+_CUT: Final = """
+table inet qhybridd_lab {{
+  chain cut {{
+    type filter hook prerouting priority -450; policy accept;
+    tcp dport {port} drop
+    tcp sport {port} drop
+  }}
+}}
+"""
+"""A table of its own, beside the daemon's, that loses what comes in on the control port."""
+MAX_INTERFACE: Final = 15
+"""IFNAMSIZ less its final zero."""
+POLL_S: Final = 0.1
+
+
+class Lab:
+    """The laboratory. Entering makes everything but the daemons (`start_daemons`); leaving removes everything."""
+
+    def __init__(self, configs: Mapping[str, str]) -> None:
+        """Take the two gateways' configuration files, by gateway name. Raises `ConfigError` for a bad one."""
+        if len(configs) != 2:
+            raise OperatorError("host.lab", f"a laboratory has two gateways, not {len(configs)}")
+        self.tag = secrets.token_hex(2)
+        self.gateways: dict[str, Gateway] = {}
+        self.flows: dict[str, Flow] = {}
+        self._texts = dict(configs)
+        self._interrupts = Interrupts()
+        self._stack = ExitStack()
+        self._directory = Path()
+        self._spaces: list[Namespace] = []
+
+    # ---- making
+
+    def __enter__(self) -> "Lab":
+        require_root()
+        self._interrupts.__enter__()
+        try:
+            with self._interrupts.hold():
+                self._make()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Remove everything. An exception gets the daemons' last words as notes, since their logs go too."""
+        with self._interrupts.last():
+            if isinstance(error, Exception):
+                for gateway in self.gateways.values():
+                    error.add_note(gateway.last_words())
+            self._remove()
+
+    def _make(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="qhy-"))
+        self._stack.callback(shutil.rmtree, self._directory)
+        parsed = {name: parse_config(text, Path(f"{name}.toml")) for name, text in self._texts.items()}
+        names = list(parsed)
+        for name, other in zip(names, reversed(names), strict=True):
+            self._make_gateway(name, other, parsed)
+        first, second = self.gateways.values()
+        join(first.namespace, second.namespace, UNDERLAY)
+        for gateway in (first, second):
+            for listener in gateway.config.gateway.listen:
+                address = ip_interface(listener.host)
+                length = UNDERLAY_PREFIX[address.version]
+                gateway.namespace.add_address(UNDERLAY, ip_interface(f"{address.ip}/{length}"))
+            for device in gateway.devices.values():
+                self._stack.callback(device.remove)
+                device.make()
+        self._configure(first, second)
+        self._configure(second, first)
+
+    def _make_gateway(self, name: str, other: str, parsed: Mapping[str, Config]) -> None:
+        """Namespace, directory and written configuration of one gateway; the devices get their keys here."""
+        namespace = self._make_namespace(name)
+        directory = self._directory / name
+        directory.mkdir(mode=0o700)
+        devices = {}
+        for index, tunnel in enumerate(parsed[name].tunnels):
+            interface = f"q{self.tag}{name[:1]}-{tunnel}"
+            if len(interface) > MAX_INTERFACE:
+                raise OperatorError("host.lab", f"the tunnel name {tunnel} is too long for a laboratory")
+            devices[tunnel] = Device(namespace, interface, WIREGUARD_PORT + index)
+        prefixes = {tunnel: config.protects[0] for tunnel, config in parsed[other].tunnels.items()}
+        self.gateways[name] = Gateway(name, namespace, directory, parsed[name], prefixes, devices)
+
+    def _configure(self, gateway: Gateway, other: Gateway) -> None:
+        """Devices, addresses, routes and the configuration file of one gateway."""
+        text = self._texts[gateway.name]
+        for tunnel, config in gateway.config.tunnels.items():
+            device, opposite = gateway.devices[tunnel], other.devices[tunnel]
+            protects = tuple(str(prefix) for prefix in config.protects)
+            device.configure(WireGuardPeer(opposite.public, (other.underlay, opposite.port), protects))
+            gateway.namespace.add_address(device.name, ip_interface(gateway.address(tunnel)))
+            for prefix in protects:
+                gateway.namespace.add_route(prefix, link=device.name)
+            text = _put(text, config.interface, device.name)
+            text = _put(
+                text, base64.b64encode(config.wireguard_peer).decode(), base64.b64encode(opposite.public).decode()
+            )
+        gateway.config_file.write_text(text)
+        gateway.config = parse_config(text, gateway.config_file)
+
+    def _make_namespace(self, role: str) -> Namespace:
+        namespace = Namespace(f"qhy-{os.getpid()}-{self.tag}-{role}")
+        self._stack.callback(namespace.remove)
+        namespace.make()
+        self._spaces.append(namespace)
+        return namespace
+
+    def add_hosts(self) -> None:
+        """A host behind each gateway, whose traffic the gateways forward."""
+        with self._interrupts.hold():
+            for gateway in self.gateways.values():
+                gateway.host = self._make_namespace(f"{gateway.name}-host")
+                join(gateway.namespace, gateway.host, LAN)
+                gateway.attach_host()
+
+    def start_daemons(self) -> None:
+        """Give both gateways their identities and each other's, and start both daemons."""
+        first, second = self.gateways.values()
+        peer_files = {gateway.name: gateway.enrol() for gateway in (first, second)}
+        for gateway, other in ((first, second), (second, first)):
+            gateway.trust(other.name, peer_files[other.name])
+            self._stack.callback(gateway.stop)
+            self.start_daemon(gateway)
+
+    def start_daemon(self, gateway: Gateway) -> None:
+        """Start one gateway's daemon, again for instance after it was stopped."""
+        with self._interrupts.hold():
+            gateway.start()
+
+    # ---- measuring
+
+    def add_flow(self, tunnel: str, interval_ms: float = 10.0) -> Flow:
+        """A measured stream through a tunnel between the gateways themselves. Nothing is sent before its `start`."""
+        first, second = self.gateways.values()
+        spaces = (first.namespace, second.namespace)
+        return self._add_flow(tunnel, spaces, (first.address(tunnel), second.address(tunnel)), interval_ms)
+
+    def add_host_flow(self, tunnel: str, interval_ms: float = 10.0) -> Flow:
+        """A measured stream through a tunnel between the hosts behind the gateways."""
+        first, second = self.gateways.values()
+        if not first.host or not second.host:
+            raise HostError("host.lab", "this laboratory has no hosts")
+        addresses = (first.host_address(tunnel), second.host_address(tunnel))
+        return self._add_flow(f"{tunnel}-hosts", (first.host, second.host), addresses, interval_ms)
+
+    def _add_flow(
+        self, name: str, spaces: tuple[Namespace, Namespace], addresses: tuple[str, str], interval_ms: float
+    ) -> Flow:
+        flow = Flow(name, self._directory)
+        with self._interrupts.hold():
+            self._stack.callback(flow.remove)
+            flow.make(spaces, addresses, FLOW_PORT + len(self.flows), interval_ms)
+        self.flows[name] = flow
+        return flow
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Poll until `condition` holds. Raises `HostError` (host.lab) after `timeout_s`, or when a daemon died."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            for gateway in self.gateways.values():
+                gateway.check()
+            if time.monotonic() > deadline:
+                raise HostError("host.lab", f"not within {timeout_s:g} s: {what}")
+            time.sleep(POLL_S)
+
+    def wait_open(self, tunnel: str, timeout_s: float = 30.0) -> None:
+        """Wait until both daemons call `tunnel` open."""
+
+        def opened() -> bool:
+            seen = [gateway.tunnel(tunnel) for gateway in self.gateways.values()]
+            return all(status is not None and status.state == "open" for status in seen)
+
+        self.wait(opened, timeout_s, f"tunnel {tunnel} opens at both gateways")
+
+    # ---- breaking and mending
+
+    def cut(self, *deaf: str) -> None:
+        """Lose the control channel's packets silently: what comes in at the gateways named, or at both."""
+        for name in deaf or tuple(self.gateways):
+            port = self.gateways[name].config.gateway.listen[0].port
+            self.gateways[name].namespace.run(["nft", "-f", "-"], text=_MEND + _CUT.format(port=port))
+
+    def mend(self) -> None:
+        """Undo every cut."""
+        for gateway in self.gateways.values():
+            gateway.namespace.run(["nft", "-f", "-"], text=_MEND)
+
+    # ---- removing
+
+    def _remove(self) -> None:
+        try:
+            with self._interrupts.last():
+                self._stack.close()
+        finally:
+            self._interrupts.__exit__(None, None, None)
+
+    def leftovers(self) -> list[str]:
+        """What is left on the host of this laboratory: nothing, once it was left."""
+        found = [f"namespace {space.name}" for space in self._spaces if space.path.exists()]
+        found += [f"process {pid} in {space.name}" for space in self._spaces for pid in space.processes()]
+        if self._directory != Path() and self._directory.exists():
+            found.append(f"directory {self._directory}")
+        for gateway in self.gateways.values():
+            for device in gateway.devices.values():
+                if device.socket.exists():
+                    found.append(f"socket {device.socket}")
+                if Path("/sys/class/net", device.name).exists():
+                    found.append(f"link {device.name}")
+        return found
+
+
+def require_root() -> None:
+    """Raise `OperatorError` (host.root) for anybody else."""
+    if os.geteuid() != 0:
+        raise OperatorError("host.root", "network namespaces and WireGuard devices need root")
+
+
+def _put(text: str, old: str, new: str) -> str:
+    """`text` with the one quoted string `old` replaced. Raises `OperatorError` (host.lab) unless it is there once."""
+    changed, count = re.subn(f'"{re.escape(old)}"', f'"{new}"', text)
+    if count != 1:
+        raise OperatorError("host.lab", f'"{old}" stands {count} times in a configuration of the laboratory')
+    return changed
