@@ -70,8 +70,8 @@ coverage: .stamps/venv ## unit and pair tests, and the share of branches that th
 	@$(BIN)/pytest -q tests/unit tests/pairs --cov --cov-report=json:build/coverage.json --cov-report=
 	@$(BIN)/python -m tests.branches build/coverage.json 95 qhybridd/protocol qhybridd/crypto qhybridd/policy.py
 
-live: .stamps/venv ## real daemons, devices and packets in network namespaces
-	@$(BIN)/pytest tests/netns
+live: .stamps/venv ## real daemons, devices and packets in network namespaces; prints what it measured
+	@$(BIN)/pytest -raP tests/netns
 
 soak: .stamps/venv ## half an hour: ten ordinary rotations under a ping every 10 ms
 	@$(BIN)/python -m tests.netns.soak
