@@ -9,15 +9,13 @@ from typing import Final
 from qhybridd.config import values
 from qhybridd.config.records import PEER_SUFFIX, REVOKED, Config, GatewayConfig, PeerConfig, Prefix, TunnelConfig
 from qhybridd.config.tables import Problems
-from qhybridd.crypto.levels import Level
+from qhybridd.crypto.levels import MAX_KEMS, Level
 from qhybridd.errors import QhybriddError
 from qhybridd.policy import MIN_PERIOD_S, REJECT_AFTER_S, REKEY_AFTER_S, RESET_MARGIN_S
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 """sun_path less its final zero (linux/un.h)."""
 BUILT_IN_KEMS: Final = ("ml-kem-768", "ml-kem-1024")
-MAX_KEMS: Final = 4
-"""As many as a rotation message carries (`protocol/messages.py`)."""
 MAX_PINS: Final = 4
 """Peer files of one peer: one, two while an identity is rolled over, and some slack."""
 

@@ -1,6 +1,10 @@
 """What a key rests on."""
 
 from enum import IntEnum
+from typing import Final
+
+MAX_KEMS: Final = 4
+"""KEMs of one key: bounds what a peer can make this end compute."""
 
 
 class Level(IntEnum):

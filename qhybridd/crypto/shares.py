@@ -13,12 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qhybridd.crypto import kem, x25519
 from qhybridd.crypto.kem import Kem
+from qhybridd.crypto.levels import MAX_KEMS
 from qhybridd.errors import PeerError, ProgramError, QhybriddError
 from qhybridd.secret import Secret
 
 NONCE_BYTES: Final = 32
-MAX_KEMS: Final = 4
-"""KEMs of one exchange: bounds what a peer can make this end compute."""
 
 
 class PrivateShares:

@@ -8,13 +8,13 @@ committed together.
 import asyncio
 import errno
 import math
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address, summarize_address_range
 from typing import Final
 
+from qhybridd.clock import boottime
 from qhybridd.errors import HostError, ProgramError
 from qhybridd.guard import ruleset
 from qhybridd.guard.prefixes import GuardedTunnel, Network, flatten
@@ -55,11 +55,6 @@ were computed from a clock that is too old, and are sent again."""
 MAX_ATTEMPTS: Final = 3
 CLEAN_AFTER_S: Final = 0.1
 """From new rules to the end of the old sets: far longer than a packet takes through a chain."""
-
-
-def boot_time() -> float:
-    """CLOCK_BOOTTIME, seconds."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +225,7 @@ class Guard:
         """What stays open, and the steps that take away every element of another interface or without an end."""
         live: dict[str, _Live] = {}
         steps: list[Operation] = []
-        now = boot_time()
+        now = boottime()
         for tunnel in tunnels:
             until = [0.0, 0.0]
             for side, name in enumerate(live_sets(tunnel.name)):
@@ -268,7 +263,7 @@ class Guard:
         if not settings:
             return
         for _ in range(MAX_ATTEMPTS):
-            now = boot_time()
+            now = boottime()
             live, steps = self._plan(settings, now)
             try:
                 self._commit(steps)
@@ -276,14 +271,14 @@ class Guard:
                 if error.errno != errno.ENOENT:
                     raise
                 continue  # an element expired between its add and its delete within the batch: nothing was done
-            took_s = boot_time() - now
+            took_s = boottime() - now
             if took_s <= MAX_SKEW_S:
                 self._live.update(live)
                 return
             # The elements may end later than planned, by so much: the next plan sees that and takes them away.
             self._live |= {name: _Live(held.a + took_s, held.b + took_s) for name, held in live.items()}
         shut = {name: _Setting(name, None) for name in settings}
-        live, steps = self._plan(shut, boot_time())
+        live, steps = self._plan(shut, boottime())
         self._commit(steps)
         self._live.update(live)
         raise HostError("host.guard", f"changing nftables took more than {MAX_SKEW_S} s; the tunnels were shut")

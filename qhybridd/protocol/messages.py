@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from qhybridd.crypto.levels import Level
+from qhybridd.crypto.levels import MAX_KEMS, Level
 from qhybridd.errors import PeerError
 
 MAX_EK_BYTES: Final = 1_400_000
@@ -17,7 +17,6 @@ MAX_EK_BYTES: Final = 1_400_000
 MAX_CT_BYTES: Final = 32_768
 """Largest KEM ciphertext taken: FrodoKEM-1344 has 21,696 bytes, HQC-256 14,421."""
 MAX_EPOCH: Final = (1 << 63) - 1
-MAX_KEMS: Final = 4
 MAX_KEY_IDS: Final = 16
 
 TunnelName = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]

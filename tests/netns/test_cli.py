@@ -55,7 +55,7 @@ class Host:
 
     def command(self, *words: str) -> list[str]:
         inside = ["nsenter", "-t", str(self.holder.pid), "-n"]
-        return [*inside, sys.executable, "-m", "qhybridd.cli", "--config", str(self.config), *words]
+        return [*inside, sys.executable, "-m", "qhybridd", "--config", str(self.config), *words]
 
     def run(self, *words: str) -> tuple[int, str]:
         done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=30, check=False)

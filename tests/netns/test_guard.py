@@ -22,8 +22,9 @@ from typing import Any
 
 import pytest
 
+from qhybridd.clock import boottime
 from qhybridd.errors import OperatorError, ProgramError
-from qhybridd.guard import Guard, GuardedTunnel, boot_time, service
+from qhybridd.guard import Guard, GuardedTunnel, service
 from tests.netns.namespaces import Lab, inside
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
@@ -153,7 +154,7 @@ def test_closed_until_opened_open_both_ways_and_shut_again(lab: Lab) -> None:
         await guard.load([SITE])
         assert not any(passing(packets, PROTECTED))
         assert all(passing(packets, ELSEWHERE))
-        await guard.open("site-b", boot_time() + 60)
+        await guard.open("site-b", boottime() + 60)
         assert all(passing(packets, PROTECTED))
         await guard.shut("site-b")
         assert not any(passing(packets, PROTECTED))
@@ -173,11 +174,11 @@ def last_passage(packets: Packets, until: float) -> float:
     last = 0.0
     with packets.socket(*GW) as sender, packets.socket(*FARS) as receiver:
         receiver.settimeout(0.02)
-        while boot_time() < until:
+        while boottime() < until:
             try:
                 sender.sendto(b"probe", receiver.getsockname())
                 receiver.recv(16)
-                last = boot_time()
+                last = boottime()
             except (PermissionError, TimeoutError):
                 pass
             time.sleep(0.005)
@@ -188,7 +189,7 @@ def test_expires_by_itself_at_the_deadline(lab: Lab) -> None:
     async def work(guard: Guard) -> None:
         packets = Packets(lab)
         await guard.load([SITE])
-        deadline = boot_time() + 1.5
+        deadline = boottime() + 1.5
         await guard.open("site-b", deadline)
         late_s = last_passage(packets, deadline + 1.5) - deadline
         print(f"last packet {late_s * 1000:+.0f} ms from the deadline")
@@ -202,12 +203,13 @@ def test_expires_by_itself_at_the_deadline(lab: Lab) -> None:
 def test_closes_at_the_deadline_when_the_process_is_killed_or_frozen(lab: Lab, ending: signal.Signals) -> None:
     program = """
         import asyncio
-        from qhybridd.guard import Guard, GuardedTunnel, boot_time, service
+        from qhybridd.clock import boottime
+        from qhybridd.guard import Guard, GuardedTunnel, service
         async def main():
             guard = Guard()
             await guard.load([GuardedTunnel("site-b", "wg0", ("10.20.0.0/16",))])
             while True:
-                deadline = boot_time() + 2.0
+                deadline = boottime() + 2.0
                 await guard.open("site-b", deadline)
                 print(deadline, flush=True)
                 await asyncio.sleep(0.1)
@@ -265,12 +267,12 @@ class Stream:
 def test_renewals_under_a_stream_lose_no_packet(lab: Lab, source: tuple[str, str]) -> None:
     async def work(guard: Guard) -> None:
         await guard.load([SITE, GuardedTunnel("other", "wg9", ("10.30.0.0/16",))])
-        await guard.open("site-b", boot_time() + 1)
+        await guard.open("site-b", boottime() + 1)
         renewals = 1000
         stream = Stream(Packets(lab), source)
         sending = asyncio.create_task(asyncio.to_thread(stream.run))
         for _ in range(renewals):
-            await asyncio.gather(*(guard.open(name, boot_time() + 0.5) for name in ("site-b", "other")))
+            await asyncio.gather(*(guard.open(name, boottime() + 0.5) for name in ("site-b", "other")))
             await asyncio.sleep(0.003)
         stream.enough.set()
         lost = await sending
@@ -283,7 +285,7 @@ def test_renewals_under_a_stream_lose_no_packet(lab: Lab, source: tuple[str, str
 def test_a_load_under_a_stream_loses_no_packet(lab: Lab) -> None:
     async def work(guard: Guard) -> None:
         await guard.load([SITE])
-        await guard.open("site-b", boot_time() + 30)
+        await guard.open("site-b", boottime() + 30)
         stream = Stream(Packets(lab), HOST)
         sending = asyncio.create_task(asyncio.to_thread(stream.run))
         for loads in range(25):
@@ -302,7 +304,7 @@ def test_a_protected_prefix_finds_no_way_around(lab: Lab, loss: str) -> None:
     async def work(guard: Guard) -> None:
         packets = Packets(lab)
         await guard.load([SITE])
-        await guard.open("site-b", boot_time() + 60)
+        await guard.open("site-b", boottime() + 60)
         assert packets.pass_from(GW, FARS) and packets.pass_from(HOST, FARS)
         if loss == "device":
             lab.ip("gw", "link", "del", "wg0")
@@ -335,7 +337,7 @@ def test_what_is_not_protected_does_not_pass_a_guarded_interface(lab: Lab) -> No
         lab.ip("gw", "route", "add", "10.77.0.0/16", "dev", "wg0")
         assert packets.pass_from(GW, ("far", "10.77.0.2"))
         await guard.load([SITE])
-        await guard.open("site-b", boot_time() + 60)
+        await guard.open("site-b", boottime() + 60)
         assert packets.pass_from(GW, FARS)
         assert not packets.pass_from(GW, ("far", "10.77.0.2"))
         assert not packets.pass_from(("far", "10.77.0.2"), GW)
@@ -352,15 +354,15 @@ def test_overlapping_prefixes_and_exceptions(lab: Lab) -> None:
         narrow = GuardedTunnel("narrow", "wg0", ("10.20.5.0/24",))
         elsewhere = GuardedTunnel("narrow", "wg1", ("10.20.5.0/24",))
         await guard.load([wide, narrow])
-        await guard.open("wide", boot_time() + 60)
+        await guard.open("wide", boottime() + 60)
         assert packets.pass_from(GW, FARS)
         assert not packets.pass_from(GW, ("far", "10.20.5.2"))
         assert not packets.pass_from(GW, ("far", "10.20.6.2"))  # not protected, but on a guarded interface
-        await guard.open("narrow", boot_time() + 60)
+        await guard.open("narrow", boottime() + 60)
         assert packets.pass_from(GW, ("far", "10.20.5.2"))
         await guard.load([wide, elsewhere])  # another interface: closed, and not this way
         assert list(await guard.remaining()) == ["wide"]
-        await guard.open("narrow", boot_time() + 60)
+        await guard.open("narrow", boottime() + 60)
         assert not packets.pass_from(GW, ("far", "10.20.5.2"))
         lab.ip("gw", "route", "add", "10.20.6.0/24", "via", "192.0.2.2")
         assert packets.pass_from(("gw", "192.0.2.1"), ("far", "10.20.6.2"))  # excepted: may go another way
@@ -387,7 +389,7 @@ def test_a_tunnel_for_all_of_ipv6_leaves_neighbour_discovery_alone(lab: Lab) -> 
         await guard.load([GuardedTunnel("all", "wg0", ("::/0",), ("fd99::/64",))])
         assert packets.pass_from(("gw", "fd99::1"), ("far", "fd99::2"))
         assert not packets.pass_from(GW6, FARS6)
-        await guard.open("all", boot_time() + 60)
+        await guard.open("all", boottime() + 60)
         assert packets.pass_from(GW6, FARS6)
 
     guarded(lab, work)
@@ -398,9 +400,9 @@ def test_a_later_process_adopts_what_is_open_with_the_time_left(lab: Lab) -> Non
 
     async def first(guard: Guard) -> None:
         await guard.load([SITE, gone])
-        await guard.open("site-b", boot_time() + 5)
-        await guard.open("site-b", boot_time() + 20)
-        await guard.open("gone", boot_time() + 20)
+        await guard.open("site-b", boottime() + 5)
+        await guard.open("site-b", boottime() + 20)
+        await guard.open("gone", boottime() + 20)
 
     async def second(guard: Guard) -> None:
         packets = Packets(lab)
@@ -409,7 +411,7 @@ def test_a_later_process_adopts_what_is_open_with_the_time_left(lab: Lab) -> Non
         left = await guard.remaining()
         assert list(left) == ["site-b"] and 18 < left["site-b"] <= 20
         assert packets.pass_from(GW, FARS)
-        await guard.open("site-b", boot_time() + 30)  # the set that ends first is renewed, so the other one holds
+        await guard.open("site-b", boottime() + 30)  # the set that ends first is renewed, so the other one holds
         assert 28 < (await guard.remaining())["site-b"] <= 30
         assert [state.name for state in await guard.show()] == ["new", "site-b"]
 
@@ -421,17 +423,17 @@ def test_an_earlier_deadline_counts_and_a_past_one_shuts(lab: Lab) -> None:
     async def work(guard: Guard) -> None:
         await guard.load([SITE])
         for _ in range(3):
-            await guard.open("site-b", boot_time() + 60)
-        await guard.open("site-b", boot_time() + 10)
+            await guard.open("site-b", boottime() + 60)
+        await guard.open("site-b", boottime() + 10)
         assert 9 < (await guard.remaining())["site-b"] <= 10
-        await guard.open("site-b", boot_time() - 1)
+        await guard.open("site-b", boottime() - 1)
         assert await guard.remaining() == {}
-        await guard.open("site-b", boot_time() + 0.01)  # too short for the kernel's clock
+        await guard.open("site-b", boottime() + 0.01)  # too short for the kernel's clock
         assert await guard.remaining() == {}
         with pytest.raises(ProgramError):
             await guard.open("site-b", float("inf"))
         with pytest.raises(ProgramError):
-            await guard.open("nobody", boot_time() + 10)
+            await guard.open("nobody", boottime() + 10)
 
     guarded(lab, work)
 
@@ -442,8 +444,8 @@ def test_a_renewal_that_was_frozen_on_its_way_is_corrected(lab: Lab, monkeypatch
 
     async def work(guard: Guard) -> None:
         await guard.load([SITE])
-        monkeypatch.setattr(service, "boot_time", lambda: boot_time() - next(late_s, 0.0))
-        await guard.open("site-b", boot_time() + 2)
+        monkeypatch.setattr(service, "boottime", lambda: boottime() - next(late_s, 0.0))
+        await guard.open("site-b", boottime() + 2)
         assert 0 < (await guard.remaining())["site-b"] <= 2
 
     guarded(lab, work)
@@ -452,7 +454,7 @@ def test_a_renewal_that_was_frozen_on_its_way_is_corrected(lab: Lab, monkeypatch
 def test_a_refused_load_changes_nothing(lab: Lab) -> None:
     async def work(guard: Guard) -> None:
         await guard.load([SITE])
-        await guard.open("site-b", boot_time() + 60)
+        await guard.open("site-b", boottime() + 60)
         with pytest.raises(OperatorError) as caught:
             await guard.load([SITE, GuardedTunnel("twin", "wg1", ("10.20.0.0/16",))])
         assert caught.value.code == "config.duplicate"
@@ -485,7 +487,7 @@ def test_the_operators_tables_stay_and_nft_lists_and_reads_back_ours(lab: Lab) -
         await guard.load(
             [SITE, GuardedTunnel("9-all.of_it", "wg1", ("0.0.0.0/0", "::/0"), ("192.0.2.0/24", "fd99::/64"))]
         )
-        await guard.open("site-b", boot_time() + 60)
+        await guard.open("site-b", boottime() + 60)
         assert lab.run("gw", "nft", "list", "table", "inet", "filter") == theirs
         ours = lab.run("gw", "nft", "list", "table", "inet", "qhybridd")
         assert 'iifname @live_site-b_a accept comment "open"' in ours
@@ -505,7 +507,7 @@ def test_many_tunnels_are_renewed_together(lab: Lab) -> None:
         began = time.monotonic()
         await guard.load([GuardedTunnel(name, "wg0", (f"10.{i >> 8}.{i & 255}.0/24",)) for i, name in enumerate(names)])
         loaded = time.monotonic()
-        await asyncio.gather(*(guard.open(name, boot_time() + 60) for name in names))
+        await asyncio.gather(*(guard.open(name, boottime() + 60) for name in names))
         opened = time.monotonic()
         assert len(await guard.remaining()) == 500
         print(f"500 tunnels loaded in {(loaded - began) * 1000:.0f} ms, opened in {(opened - loaded) * 1000:.0f} ms")
@@ -520,7 +522,7 @@ def test_what_others_take_away_is_seen_and_what_they_add_elsewhere_is_not(lab: L
         await guard.load([SITE])
         assert not await guard.disturbed()
         seen = guard._generation
-        await guard.open(SITE.name, boot_time() + 5.0)
+        await guard.open(SITE.name, boottime() + 5.0)
         await guard.shut(SITE.name)
         assert guard._generation == seen + 2, "our own changes cost no look at the rules"
         lab.run("gw", "nft", "add", "table", "inet", "others")

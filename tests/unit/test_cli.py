@@ -322,7 +322,7 @@ def test_the_guard_is_not_removed_under_a_daemon(paris: Terminal) -> None:
 
 
 def start_watch(paris: Terminal, stdout: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "qhybridd.cli", "--config", str(paris.config), "status", "--watch"]
+    command = [sys.executable, "-m", "qhybridd", "--config", str(paris.config), "status", "--watch"]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}
     )

@@ -1,7 +1,0 @@
-"""`python -m qhybridd.cli`."""
-
-import sys
-
-from qhybridd.cli.main import main
-
-sys.exit(main())
