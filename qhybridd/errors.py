@@ -102,6 +102,17 @@ CODES.update(
         "source.none": "Configure a key source for the tunnel, or lower `least`.",
         "source.empty": "The key source has no keys left; it refills by itself once the link works.",
         "source.lost": "The peer reserved a key that is not here; it is burnt and the next one is taken.",
+        # links and distillation
+        "link.attack": "Look at the fibre and the devices for an intruder or a fault; the next block is tried anyway.",
+        "link.outage": "Look at the fibre's loss, the detectors and the synchronisation.",
+        "link.leakage": "Too many errors to correct within the block's terms; larger blocks or a lower QBER mend it.",
+        "link.verification": "The corrected keys differed; nothing was kept. Report it if it repeats.",
+        "link.authentication": "A message was altered on the way, or the two ends hold different link PSKs.",
+        "link.malformed": "The peer runs another version, or something on the path alters the bytes.",
+        "link.order": "A message came where none of its kind may; nothing of the block was kept.",
+        "link.terms": "The two ends' configs of this link disagree; compare what the message names.",
+        "link.pads": "The session's pads are used up or out of step; a new session of the link brings new ones.",
+        "link.aborted": "The peer gave the block up; its log says why.",
         # host
         "host.no-device": "Create the WireGuard interface (`wg-quick up`, networkd) or correct its name.",
         "host.no-peer": "Add the peer to the interface (`wg set … peer …`) or correct its public key.",

@@ -9,10 +9,13 @@ be wiped, only dropped. Those places are, and a new one is added to this list:
 * `crypto/aead.py`: traffic keys while the cipher object is built;
 * `crypto/identity.py`: the identity's private seeds while the key objects are built;
 * `keyfiles.py`: the base64 and the body of an identity or PSK file while it is read or written;
+* `distill/reconcile.py`: the random bits of frames as they are drawn;
 * `targets/uapi.py`: the device's private key while its public key is computed inside `cryptography`.
 """
 
 import hmac
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from qhybridd import _native
@@ -20,6 +23,15 @@ from qhybridd.errors import HostError, ProgramError
 
 MAX_SECRET_BYTES: Final = 1 << 26
 """Bound of one allocation: 64 MiB, more than the largest distilled block."""
+
+
+@contextmanager
+def locked_memory() -> Iterator[None]:
+    """Around calls of kernels that lock memory: raises `HostError` (host.memory) where none is left."""
+    try:
+        yield
+    except MemoryError as error:
+        raise HostError("host.memory", str(error)) from None
 
 
 class Secret:
@@ -34,10 +46,8 @@ class Secret:
         """Allocate `size` zero bytes. Raises `HostError` (host.memory) where no locked memory is left."""
         if not 0 < size <= MAX_SECRET_BYTES:
             raise ProgramError("program.argument", f"a secret of {size} bytes")
-        try:
+        with locked_memory():
             self._buffer = _native.LockedBuffer(size)
-        except MemoryError as error:
-            raise HostError("host.memory", str(error)) from None
 
     @classmethod
     def adopt(cls, data: bytes | bytearray | memoryview) -> "Secret":
