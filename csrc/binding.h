@@ -33,5 +33,6 @@ static inline size_t packed_bytes(size_t bits)
 /* Each adds what one kernel offers to the module; -1 with an exception set when it cannot. */
 int locked_add(PyObject *module);
 int cpu_add(PyObject *module);
+int sift_add(PyObject *module);
 
 #endif

@@ -7,6 +7,8 @@ another argument. Kernels that do work release the GIL: no other thread may writ
 
 from typing import final
 
+from typing_extensions import Buffer
+
 @final
 class LockedBuffer:
     """Zeroed memory that is mlocked, left out of dumps and wiped when freed. Supports the buffer protocol, writable."""
@@ -32,3 +34,28 @@ def run_chain(rounds: int, /) -> int:
 
     Timed, it tells the true frequency, which no counter does where a processor changes its speed.
     """
+
+# sifting (sift.c)
+
+def match_planes(a: Buffer, b: Buffer, count: int, out: Buffer, /) -> None:
+    """`out` = where two planes of `count` bits agree."""
+
+def count_classes(low: Buffer, high: Buffer, count: int, /) -> tuple[int, int, int, int]:
+    """How many of `count` clicks have (high, low) = 00, 01, 10, 11."""
+
+def count_differences(a: Buffer, b: Buffer, low: Buffer, high: Buffer, count: int, /) -> tuple[int, int, int, int]:
+    """The same of the clicks alone where `a` and `b` differ."""
+
+def select_bits(mask: Buffer, plane: Buffer, count: int, out: Buffer, /) -> int:
+    """The bits of `plane` where `mask` is set, close together, to `out`; how many they are."""
+
+def split_bits(
+    matching: Buffer, test: Buffer, bits: Buffer, count: int, key: Buffer, tested: Buffer, /
+) -> tuple[int, int]:
+    """The bits where `matching` is set: without `test` to `key`, with it to `tested`; how many they are."""
+
+def encode_gaps(gaps: Buffer, count: int, /) -> bytes:
+    """The Rice code of `count` uint32 gaps between clicks. ValueError where one behind the first is 0."""
+
+def decode_gaps(data: Buffer, count: int, pulses: int, out: Buffer, /) -> None:
+    """The gaps, uint32, to `out`. ValueError for anything but the code of `count` clicks within `pulses` < 2^64."""
