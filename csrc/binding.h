@@ -34,5 +34,6 @@ static inline size_t packed_bytes(size_t bits)
 int locked_add(PyObject *module);
 int cpu_add(PyObject *module);
 int sift_add(PyObject *module);
+int ldpc_add(PyObject *module);
 
 #endif

@@ -59,3 +59,48 @@ def encode_gaps(gaps: Buffer, count: int, /) -> bytes:
 
 def decode_gaps(data: Buffer, count: int, pulses: int, out: Buffer, /) -> None:
     """The gaps, uint32, to `out`. ValueError for anything but the code of `count` clicks within `pulses` < 2^64."""
+
+# reconciliation (ldpc.c)
+
+@final
+class LdpcCode:
+    """A quasi-cyclic LDPC code of m checks on n bits. Immutable; threads may share it.
+
+    Base matrix of `rows` × `columns`, lifted by Z: n = columns·Z, m = rows·Z. Check r of row i covers the bits
+    x[column·Z + (r + shift) mod Z] of its edges; its syndrome bit is number i·Z + r.
+    """
+
+    def __init__(self, table: Buffer) -> None:
+        """From its table: little-endian u16 rows, u16 columns, u32 Z; for each row u16 degree, then for each edge
+        u16 column, u16 shift.
+
+        Z is a multiple of 64, n and m are at most 2^22, a row has 2 to 255 edges, a column at most 126, no row
+        names a column twice, and the table ends with its last row; ValueError otherwise.
+        """
+    @property
+    def bits(self) -> int:
+        """n."""
+    @property
+    def checks(self) -> int:
+        """m."""
+    def syndromes(self, words: Buffer, out: Buffer, frames: int) -> None:
+        """frames × n bits in, frames × m bits out, packed. MemoryError when no locked memory is left."""
+    def decode(
+        self,
+        words: Buffer,
+        syndromes: Buffer,
+        frames: int,
+        noisy: int,
+        known: Buffer,
+        qber: float,
+        iterations: int,
+    ) -> list[int]:
+        """Correct frames × n bits in place, towards their syndromes (layered belief propagation).
+
+        Of each frame, bits [0, noisy) came through a binary symmetric channel with error rate `qber` (0 < qber < 0.5),
+        bits [noisy, known[f]) are certain, and bits [known[f], n) are erased: given with any value. `known` holds one
+        little-endian u32 for each frame.
+
+        Gives for each frame the number of iterations used, or 0 when there is no word with its whole syndrome after
+        `iterations`; its bits are then left as they were. MemoryError when no locked memory is left.
+        """

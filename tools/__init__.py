@@ -1,0 +1,1 @@
+"""Programs for the people who develop this one; nothing of it is installed."""
