@@ -35,5 +35,6 @@ int locked_add(PyObject *module);
 int cpu_add(PyObject *module);
 int sift_add(PyObject *module);
 int ldpc_add(PyObject *module);
+int polyhash_add(PyObject *module);
 
 #endif

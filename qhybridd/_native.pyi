@@ -104,3 +104,33 @@ class LdpcCode:
         Gives for each frame the number of iterations used, or 0 when there is no word with its whole syndrome after
         `iterations`; its bits are then left as they were. MemoryError when no locked memory is left.
         """
+
+# universal hashing over GF(2^128) (polyhash.c)
+
+@final
+class PolyHash:
+    """A polynomial hash over GF(2^128), x^128 + x^7 + x^2 + x + 1, in locked memory; bit i of 16 bytes belongs to x^i.
+
+    Each string enters as 128-bit blocks filled up with zeros and one more block: its bits (64), the mark (63) and a
+    one. After blocks c_1 … c_n the value under the point r is c_1·r^n + … + c_n·r, so two lists of (string, mark) of at
+    most n blocks differ by a given value with probability n / 2^128 at most. An object is for one thread at a time:
+    RuntimeError otherwise.
+    """
+
+    def __init__(self, point: Buffer) -> None:
+        """Under a secret or public point of 16 bytes."""
+
+    def absorb(self, data: Buffer, bits: int, mark: int = 0) -> None:
+        """Absorb one string: the first `bits` bits of `data`; the mark, below 2^63, tells kinds of strings apart."""
+
+    def value(self) -> bytes:
+        """The hash of all strings so far, 16 bytes: of no use to an enemy only if the point is public."""
+
+    def tag(self, pad: Buffer) -> bytes:
+        """The hash plus (xor) a one-time pad of 16 bytes."""
+
+    def restart(self) -> None:
+        """Forget what was absorbed, and keep the point."""
+
+    def wipe(self) -> None:
+        """Overwrite point and value with zeros. RuntimeError for any use but this afterwards."""

@@ -56,6 +56,13 @@ class Label(Enum):
     WIREGUARD_PSK = b"rotation/output/wireguard psk"
     ESP_FORWARD = b"rotation/output/esp proposer to answerer"
     ESP_BACKWARD = b"rotation/output/esp answerer to proposer"
+    # authentication of a link (distill/authenticate.py)
+    LINK_SECRET = b"link/psk"
+    LINK_HASH_KEY = b"link/hash key"
+    LINK_PADS_FORWARD = b"link/pads alice to bob"
+    LINK_PADS_BACKWARD = b"link/pads bob to alice"
+    LINK_TRANSCRIPT = b"link/transcript"
+    BLOCK_KEY_ID = b"link/block key id"
     # public tags
     KEY_TAG = b"tag/key"
     CHAIN_TAG = b"tag/chain key"
