@@ -35,6 +35,7 @@ int locked_add(PyObject *module);
 int cpu_add(PyObject *module);
 int sift_add(PyObject *module);
 int ldpc_add(PyObject *module);
+int toeplitz_add(PyObject *module);
 int polyhash_add(PyObject *module);
 
 #endif

@@ -105,6 +105,16 @@ class LdpcCode:
         `iterations`; its bits are then left as they were. MemoryError when no locked memory is left.
         """
 
+# privacy amplification (toeplitz.c)
+
+def toeplitz(key: Buffer, bits: int, seed: Buffer, key_bits: int, out: Buffer, /) -> None:
+    """The modified Toeplitz hash: `out` = head ⊕ T·tail, the first `key_bits` of the `bits` of `key` and the rest.
+
+    T[i][j] is bit i - j + bits - key_bits - 1 of `seed`, which has bits - 1 bits; bits behind an end are ignored.
+    `out` overlaps neither. Constant time for given sizes. ValueError unless 1 ≤ key_bits ≤ bits; MemoryError where no
+    locked memory is left for the scratch, about a byte a bit.
+    """
+
 # universal hashing over GF(2^128) (polyhash.c)
 
 @final
