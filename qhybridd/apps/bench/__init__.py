@@ -1,0 +1,1 @@
+"""`qhybridd bench`: how fast this machine distils, stage by stage and as a whole."""
