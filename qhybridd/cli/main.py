@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "rotate": Entry("daemon", "Give a tunnel a new key now."),
     "reload": Entry("daemon", "Apply a changed configuration without touching the rest."),
     "guard": Entry("guard", "Show or remove the kernel's rule that keeps tunnels closed."),
+    "bench": Entry("bench", "Measure how fast this machine distils keys."),
     "demo": Entry("daemon", "Two gateways and two tunnels on this machine, live."),
 }
 """In the order in which a new operator needs them."""
