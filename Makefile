@@ -11,7 +11,7 @@ BINDIR ?= /usr/local/bin
 UNITDIR ?= /usr/local/lib/systemd/system
 CONFDIR ?= /etc/qhybridd
 
-.PHONY: help demo test install check lint types unit coverage live soak bench lock clean
+.PHONY: help demo test install check lint types unit coverage sanitize live soak bench codes codes-table lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,7 +34,7 @@ demo: .stamps/venv ## run two gateways, two tunnels and a cut of the control cha
 # A make of its own for each part: where liboqs is, is looked up when a make starts.
 test: .stamps/venv ## every test that this machine can run (as root: network namespaces)
 	@$(MAKE) --no-print-directory liboqs-if-possible
-	@$(MAKE) --no-print-directory lint types coverage
+	@$(MAKE) --no-print-directory lint types coverage sanitize
 	@$(MAKE) --no-print-directory live
 
 # A virtual environment of its own with the locked packages that the daemon needs, and nothing of the tests.
@@ -70,6 +70,18 @@ coverage: .stamps/venv ## unit and pair tests, and the share of branches that th
 	@$(BIN)/pytest -q tests/unit tests/pairs --cov --cov-report=json:build/coverage.json --cov-report=
 	@$(BIN)/python -m tests.branches build/coverage.json 95 qhybridd/protocol qhybridd/crypto qhybridd/policy.py
 
+# Into a tree of its own, so that the module of the virtual environment stays as it is. With the malloc of the C library,
+# or else the bounds of small Python objects would not be seen.
+SANITIZED := build/sanitized
+sanitize: .stamps/venv ## the kernels and distillation under AddressSanitizer and UndefinedBehaviorSanitizer
+	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	@cp -r qhybridd csrc docs tests tools setup.py pyproject.toml README.md $(SANITIZED) && rm -f $(SANITIZED)/qhybridd/_native*.so
+	@cd $(SANITIZED) && QHYBRIDD_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	@cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	  $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider --hypothesis-profile=short \
+	  tests/unit/test_kernel_*.py tests/unit/test_distill_*.py
+
 live: .stamps/venv ## real daemons, devices and packets in network namespaces; prints what it measured
 	@$(BIN)/pytest -raP tests/netns
 
@@ -78,6 +90,13 @@ soak: .stamps/venv ## half an hour: ten ordinary rotations under a ping every 10
 
 bench: .stamps/venv ## figures for every hot stage
 	@$(BIN)/python -m bench
+
+codes: .stamps/venv ## build the LDPC codes and measure them anew (hours; docs/codes.md)
+	@$(BIN)/python -m tools.codes construct
+	@$(BIN)/python -m tools.codes measure
+
+codes-table: .stamps/venv ## measure how often frames fail, and write the table into docs/codes.md
+	@$(BIN)/python -m tools.codes table
 
 include deploy/liboqs.mk
 
