@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 from qhybridd.distill.codes import FrameSize, catalogue, load, table
-from qhybridd.distill.rates import Framing, choose_framing
-from tools.codes.design import design, qber_at
-from tools.codes.evolution import Profile, entropy, threshold
+from qhybridd.distill.rates import Framing, choose_framing, entropy
+from tools.codes.design import design
+from tools.codes.evolution import Profile, qber_at, threshold
 from tools.codes.family import ANCHORS, PROFILES, PUNCTURED_LEAST, PUNCTURED_MOST, SIZES, Size, limit, profile
 from tools.codes.graph import Code, build, cycles
 from tools.codes.simulate import Point, find_point, simulate

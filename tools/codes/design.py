@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tools.codes.evolution import Profile, entropy, iterations
+from tools.codes.evolution import Profile, iterations, qber_at
 
 TREE = 0.95
 """Columns of degree 2 for each check, at most: below 1 they can stand in a tree, without a cycle of their own."""
@@ -25,15 +25,6 @@ def profile_from(point: np.ndarray, degrees: Sequence[int], leak: float) -> Prof
         shares[1:] *= (1 - most) / (1 - shares[0])
         shares[0] = most
     return Profile(dict(zip(degrees, shares.tolist(), strict=True)), leak)
-
-
-def qber_at(leak: float, efficiency: float) -> float:
-    """The error rate at which `leak` is `efficiency` times the entropy."""
-    low, high = 0.0, 0.5
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if efficiency * entropy(middle) < leak else (low, middle)
-    return low
 
 
 def design(

@@ -13,6 +13,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from qhybridd.distill.rates import entropy
+
 LEVELS = 120
 """Magnitudes of the grid."""
 STEP = 0.15
@@ -25,9 +27,13 @@ SETTLED = 1e-6
 Density = NDArray[np.float64]
 
 
-def entropy(rate: float) -> float:
-    """h(q), the binary entropy, in bits."""
-    return -rate * math.log2(rate) - (1 - rate) * math.log2(1 - rate) if 0 < rate < 1 else 0.0
+def qber_at(leak: float, efficiency: float) -> float:
+    """The error rate at which `leak` is `efficiency` times the entropy."""
+    low, high = 0.0, 0.5
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if efficiency * entropy(middle) < leak else (low, middle)
+    return low
 
 
 @dataclass(frozen=True, slots=True)

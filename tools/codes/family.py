@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.codes.evolution import Profile, entropy
+from qhybridd.distill.rates import entropy
+from tools.codes.evolution import Profile
 
 PROFILES = Path(__file__).with_name("profiles.json")
 """What `python -m tools.codes design` found: for each size a list of profiles by leak."""

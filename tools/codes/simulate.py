@@ -8,8 +8,9 @@ from statistics import NormalDist
 import numpy as np
 
 from qhybridd import _native
+from qhybridd.distill.rates import entropy
 from qhybridd.distill.reconcile import ITERATIONS
-from tools.codes.evolution import entropy
+from tools.codes.evolution import qber_at
 from tools.codes.graph import Code
 
 NORMAL = NormalDist()
@@ -88,7 +89,7 @@ def find_point(code: Code, punctured: int, frames: int, seed: int, guess: float,
         return outcome
 
     # The rate where half fail, then rates where few do: a frame's own errors scatter by `spread`.
-    qber = _qber(leak / guess)
+    qber = qber_at(leak, guess)
     spread = math.sqrt(qber * (1 - qber) / n) * 1.1
     step, seen = 4 * spread, 0
     for _ in range(14):
@@ -109,14 +110,6 @@ def find_point(code: Code, punctured: int, frames: int, seed: int, guess: float,
     centre, scale = _fit(outcomes, centre, scale)
     wanted = centre + scale * NORMAL.inv_cdf(failing)
     return Point(len(code.rows), punctured, leak, wanted, leak / entropy(wanted), last.iterations, total)
-
-
-def _qber(h: float) -> float:
-    low, high = 0.0, 0.5
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if entropy(middle) < h else (low, middle)
-    return low
 
 
 def _fit(outcomes: list[tuple[float, Outcome]], centre: float, spread: float) -> tuple[float, float]:
