@@ -12,8 +12,9 @@ from qhybridd.distill.authenticate import LinkKeys, Role
 from qhybridd.distill.rates import Framing
 from qhybridd.distill.reconcile import Receiver
 from qhybridd.distill.session import HASH_ROUNDS, Block, Session
-from qhybridd.distill.sift import Clicks, check_plane, count_errors, encode_gaps, sort_clicks
+from qhybridd.distill.sift import check_plane, count_errors, encode_gaps, sort_clicks
 from qhybridd.errors import PeerError, ProgramError
+from qhybridd.optics.records import Clicks
 
 AGREEMENT: Final = 1e-9
 """Relative difference between two ends' estimates that their mathematical libraries may make."""

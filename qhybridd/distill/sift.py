@@ -9,48 +9,19 @@ from typing import Protocol as Interface
 from qhybridd import _native
 from qhybridd.bits import Bits, packed_bytes
 from qhybridd.errors import HostError, PeerError, ProgramError
+from qhybridd.optics.records import Plane, Prepared
 
-Plane = bytes
-"""A public bit for each click, packed as in `bits`."""
 INTENSITIES_MOST: Final = 4
 """Two planes tell so many apart."""
 HUGE_BYTES: Final = 1 << 22
 """From here on memory for gaps is asked for in huge pages."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Clicks:
-    """What Bob's detectors gave for the pulses of one block, in their order."""
-
-    pulses: int
-    """Pulses of the block."""
-    count: int
-    """Clicks among them."""
-    gaps: bytes | memoryview
-    """uint32 little-endian, one a click: pulses since the click before, the first since the block began (0: the first
-    pulse of all; later gaps are at least 1)."""
-    bases: Plane
-    """1 where Bob measured in the test basis Z."""
-    bits: Bits
-    """What he got."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """What Alice had prepared in the pulses that clicked, in their order."""
-
-    bases: Plane
-    """1 where she prepared in the test basis Z."""
-    bits: Bits
-    intensities: tuple[Plane, Plane]
-    """Low and high bit of the index into `Protocol.intensities`."""
-
-
 class Emissions(Interface):
     """Alice's memory of one block of pulses."""
 
     def recall(self, gaps: bytes | memoryview) -> Prepared:
-        """What was prepared in these pulses; `gaps` as in `Clicks`, checked to stay within the block."""
+        """What was prepared in these pulses; `gaps` as in `optics.records.Clicks`, checked to stay within the block."""
         ...
 
 

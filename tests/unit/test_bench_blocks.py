@@ -15,9 +15,10 @@ from qhybridd.apps.bench.blocks import (
 )
 from qhybridd.bits import Bits
 from qhybridd.distill.plan import LinkModel
-from qhybridd.distill.sift import Counts, Prepared, count_clicks, count_errors, match, select, sort_clicks
+from qhybridd.distill.sift import Counts, count_clicks, count_errors, match, select, sort_clicks
 from qhybridd.distill.terms import Bound, Protocol
 from qhybridd.errors import PeerError, ProgramError
+from qhybridd.optics.records import Prepared
 
 TWO_DECOYS = Protocol((0.6, 0.2, 0.001), (0.6, 0.3, 0.1), 0.7, Bound.WIESEMANN_TWO, 1e-10, 1e-15, 0.11)
 

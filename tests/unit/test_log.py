@@ -1,11 +1,20 @@
 """What the log shows, and what it must not."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from qhybridd.errors import OperatorError
 from qhybridd.telemetry.log import open_log
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    """The process's log must not go on to the stream that was captured here, which is closed by then."""
+    yield
+    structlog.reset_defaults()
 
 
 def fail(secret: bytes) -> None:

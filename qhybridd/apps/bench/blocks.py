@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from qhybridd.bits import Bits, packed_bytes
 from qhybridd.distill.plan import LinkModel
-from qhybridd.distill.sift import Clicks, Emissions, Plane, Prepared
+from qhybridd.distill.sift import Emissions
 from qhybridd.distill.terms import Bound, Protocol
 from qhybridd.errors import PeerError, ProgramError
+from qhybridd.optics.records import Clicks, Plane, Prepared
 
 STANDARD: Final = Protocol(
     intensities=(0.2, 0.05),

@@ -19,7 +19,6 @@ from qhybridd.distill.reconcile import Receiver, Sender
 from qhybridd.distill.sift import (
     INTENSITIES_MOST,
     Emissions,
-    Prepared,
     Sifted,
     count_clicks,
     count_errors,
@@ -32,6 +31,7 @@ from qhybridd.distill.sift import (
 from qhybridd.distill.terms import Terms
 from qhybridd.distill.verify import SEED_BYTES, block_tag
 from qhybridd.errors import QhybriddError
+from qhybridd.optics.records import Prepared
 from qhybridd.secret import Secret
 
 LEAKAGE_MARGIN: Final = 1.15

@@ -7,7 +7,6 @@ from qhybridd.apps.bench.blocks import Block, block_of
 from qhybridd.apps.bench.options import Options
 from qhybridd.apps.bench.readings import Goal, Reading, Timed, fastest
 from qhybridd.distill.sift import (
-    Plane,
     Sifted,
     count_clicks,
     count_errors,
@@ -17,6 +16,7 @@ from qhybridd.distill.sift import (
     select,
     sort_clicks,
 )
+from qhybridd.optics.records import Plane
 
 GOAL: Final = Goal(200)
 GOAL_WITHOUT_GAPS: Final = Goal(400)
