@@ -37,5 +37,7 @@ int sift_add(PyObject *module);
 int ldpc_add(PyObject *module);
 int toeplitz_add(PyObject *module);
 int polyhash_add(PyObject *module);
+int emit_add(PyObject *module);
+int detect_add(PyObject *module);
 
 #endif

@@ -3,7 +3,10 @@
 
 static int module_exec(PyObject *module)
 {
-    int (*const parts[])(PyObject *) = {locked_add, cpu_add, sift_add, ldpc_add, toeplitz_add, polyhash_add};
+    int (*const parts[])(PyObject *) = {
+        locked_add, cpu_add, sift_add, ldpc_add, toeplitz_add, polyhash_add,
+        emit_add, detect_add,
+    };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (parts[i](module))
             return -1;

@@ -144,3 +144,104 @@ class PolyHash:
 
     def wipe(self) -> None:
         """Overwrite point and value with zeros. RuntimeError for any use but this afterwards."""
+
+# emission (emit.c)
+
+def emit_candidates(
+    words: Buffer, scale: float, number: int, end: int, numbers: Buffer, blocks: Buffer, /
+) -> tuple[int, int]:
+    """Pulses that may be lit, from `number` on and before `end` ≤ 2^63: one for each 64-bit random word, at distances
+    of the integral part of an exponential number times `scale`, until one would lie behind.
+
+    Their numbers (uint64) and the cipher's blocks for them (16 bytes: number // 2) go out. How many they are, and the
+    pulse behind the last, or `end` where no more come.
+    """
+
+def emit_places(gaps: Buffer, ascending: bool, number: int, end: int, numbers: Buffer, blocks: Buffer, /) -> int:
+    """The same for known pulses: uint32 gaps from pulse `number` on, the first above 0 too if `ascending`; the number
+    of the last. ValueError where two are the same, or one does not lie before `end`."""
+
+def emit_keep(
+    numbers: Buffer,
+    count: int,
+    choices: Buffer,
+    words: Buffer,
+    thresholds: Buffer,
+    table: Buffer,
+    levels: int,
+    least: int,
+    last: int,
+    gaps: Buffer,
+    states: Buffer,
+    photons: Buffer,
+    /,
+) -> tuple[int, int]:
+    """The candidates that hold at least `least` photons: gaps (uint32; the first one from pulse `last`), states (uint8)
+    and photons (uint32). How many they are, and the number of the last.
+
+    `choices` are the cipher's blocks, `words` 64 random bits a candidate, `thresholds` four uint64: of the basis (of
+    2^31) and of the intensity (of 2^32), `table` three doubles for each of 4 intensities × `levels`: see emit.h.
+    """
+
+def emit_merge(
+    gaps_a: Buffer,
+    states_a: Buffer,
+    photons_a: Buffer,
+    gaps_b: Buffer,
+    states_b: Buffer,
+    photons_b: Buffer,
+    gaps: Buffer,
+    states: Buffer,
+    photons: Buffer,
+    /,
+) -> int:
+    """One list of arrivals out of two; in a pulse of both, photons are added and the state is that of the first list.
+    How many they are; what is written has room for both."""
+
+def emit_recall(
+    numbers: Buffer,
+    count: int,
+    choices: Buffer,
+    thresholds: Buffer,
+    bits: Buffer,
+    bases: Buffer,
+    low: Buffer,
+    high: Buffer,
+    /,
+) -> None:
+    """What was chosen for `count` pulses, as planes: bits, bases (1: test), low and high bit of the intensity."""
+
+# detectors (detect.c)
+
+def detect(
+    first: int,
+    pulses: int,
+    dead: int,
+    gaps: Buffer,
+    states: Buffer,
+    photons: Buffer,
+    dark_places: Buffer,
+    dark_masks: Buffer,
+    avalanches_0: Buffer,
+    delays_0: Buffer,
+    avalanches_1: Buffer,
+    delays_1: Buffer,
+    bases: Buffer,
+    words: Buffer,
+    physics: Buffer,
+    quantiles: Buffer,
+    delays: Buffer | None,
+    gates: Buffer | None,
+    state: Buffer,
+    out_gaps: Buffer,
+    out_bases: Buffer,
+    out_bits: Buffer,
+    /,
+) -> tuple[int, int, int, int, int, int, float, float]:
+    """What two gated detectors make of one frame: clicks to the last three, `state` carried to the next frame.
+
+    Numbers and their order, and the use of each random word: csrc/detect.h. `dead` gates after a click are lost.
+    Gives how many clicks there are, those of each detector, double clicks, avalanches of each detector, and the sum of
+    the clicks' times and of their squares (ps, ps²). ValueError where words or room do not suffice, and for 2^32 pulses
+    or more.
+    """

@@ -9,6 +9,7 @@ be wiped, only dropped. Those places are, and a new one is added to this list:
 * `crypto/aead.py`: traffic keys while the cipher object is built;
 * `crypto/identity.py`: the identity's private seeds while the key objects are built;
 * `keyfiles.py`: the base64 and the body of an identity or PSK file while it is read or written;
+* `optics/source.py`: the key of a simulated source's choices inside `cryptography`; its bits as light;
 * `distill/reconcile.py`: the random bits of frames as they are drawn;
 * `targets/uapi.py`: the device's private key while its public key is computed inside `cryptography`.
 """
