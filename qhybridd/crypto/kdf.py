@@ -58,11 +58,14 @@ class Label(Enum):
     ESP_BACKWARD = b"rotation/output/esp answerer to proposer"
     # authentication of a link (distill/authenticate.py)
     LINK_SECRET = b"link/psk"
+    LINK_PSK_TAG = b"link/psk tag"
     LINK_HASH_KEY = b"link/hash key"
     LINK_PADS_FORWARD = b"link/pads alice to bob"
     LINK_PADS_BACKWARD = b"link/pads bob to alice"
     LINK_TRANSCRIPT = b"link/transcript"
     BLOCK_KEY_ID = b"link/block key id"
+    # key store (keystore/block.py)
+    UNIT_KEY_ID = b"store/unit key id"
     # public tags
     KEY_TAG = b"tag/key"
     CHAIN_TAG = b"tag/chain key"
