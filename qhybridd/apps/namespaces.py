@@ -158,7 +158,7 @@ class Child:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
 
 
-def join(one: Namespace, other: Namespace, name: str) -> None:
-    """A veth pair between two namespaces, called `name` at both ends."""
+def join(one: Namespace, other: Namespace, name: str, other_name: str = "") -> None:
+    """A veth pair between two namespaces, called `name` at both ends unless the other one has a name of its own."""
     with one.links() as links:
-        links.link("add", ifname=name, kind="veth", peer={"ifname": name, "net_ns_fd": other.name})
+        links.link("add", ifname=name, kind="veth", peer={"ifname": other_name or name, "net_ns_fd": other.name})

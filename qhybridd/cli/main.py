@@ -35,12 +35,13 @@ COMMANDS: Final = {
     "peer": Entry("peers", "Exchange identities with other gateways: export, add, list, revoke."),
     "check": Entry("check", "Look at a configuration and say what is wrong with it."),
     "run": Entry("daemon", "Run the daemon in the foreground."),
-    "status": Entry("show", "Show peers and tunnels: level, epoch, age of the key, why closed."),
+    "status": Entry("show", "Show tunnels, links and peers: level, key, key store, why closed."),
     "rotate": Entry("daemon", "Give a tunnel a new key now."),
     "reload": Entry("daemon", "Apply a changed configuration without touching the rest."),
     "guard": Entry("guard", "Show or remove the kernel's rule that keeps tunnels closed."),
-    "bench": Entry("bench", "Measure how fast this machine distils keys."),
-    "demo": Entry("daemon", "Two gateways and two tunnels on this machine, live."),
+    "bench": Entry("bench", "Measure how fast this machine simulates light and distils keys."),
+    "eve": Entry("eve", "Stand in the middle of a simulated link and do something to the light."),
+    "demo": Entry("daemon", "Two gateways, three tunnels, a QKD link and an eavesdropper, live."),
 }
 """In the order in which a new operator needs them."""
 
@@ -97,7 +98,7 @@ def cli(ctx: click.Context, config: Path | None, socket: Path | None, debug: boo
 
     \b
     Then:
-      qhybridd status --watch                   what is open, and until when
+      qhybridd status --watch                   what is open, on what, and until when
       qhybridd rotate wan --now                 a new key at once
 
     Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon reached. Each error carries a code in

@@ -26,6 +26,7 @@ CMP_GTE: Final = 5
 CMP_LTE: Final = 3
 OBJECT_COUNTER: Final = 1
 LOOKUP_INVERT: Final = 1
+REJECT_TCP_RST: Final = 1
 
 REG_VERDICT: Final = 0
 REG_1: Final = 1
@@ -108,6 +109,21 @@ def count_in(name: str) -> bytes:
 def counter() -> bytes:
     """Count in the rule itself."""
     return expression("counter", be64(1, 0), be64(2, 0))
+
+
+def load(register: int, value: bytes) -> bytes:
+    """Put a constant into a register."""
+    return expression("immediate", be32(1, register), value_attribute(2, value))
+
+
+def redirect(register: int) -> bytes:
+    """End here: the connection is for this host, at the port in the register."""
+    return expression("redir", be32(1, register))
+
+
+def reject_reset() -> bytes:
+    """Drop a TCP segment and reset the connection towards its sender."""
+    return expression("reject", be32(1, REJECT_TCP_RST))
 
 
 def verdict(code: int) -> bytes:

@@ -16,6 +16,7 @@ from qhybridd.netlink.attributes import (
     NLM_F_ACK,
     NLM_F_APPEND,
     NLM_F_CREATE,
+    NLM_F_EXCL,
     NLM_F_REQUEST,
     attribute,
     message,
@@ -63,8 +64,10 @@ GETOBJ: Final = NEWTABLE + 19
 DELOBJ: Final = NEWTABLE + 20
 
 HOOK_PREROUTING: Final = 0
+HOOK_FORWARD: Final = 2
 HOOK_POSTROUTING: Final = 4
 POLICY_ACCEPT: Final = 1
+TABLE_OWNER: Final = 0x2
 
 SET_INTERVAL: Final = 0x4
 SET_MAP: Final = 0x8
@@ -133,16 +136,21 @@ def new_table(table: str) -> Operation:
     return Operation(NEWTABLE, NLM_F_CREATE, text(1, table) + be32(2, 0))
 
 
+def new_owned_table(table: str) -> Operation:
+    """Make a table that only this socket may change, and that the kernel deletes when the socket is closed."""
+    return Operation(NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, text(1, table) + be32(2, TABLE_OWNER))
+
+
 def delete_table(table: str) -> Operation:
     """Delete the table with all that it holds."""
     return Operation(DELTABLE, 0, text(1, table))
 
 
-def new_chain(table: str, chain: str, hook: int, priority: int) -> Operation:
-    """Make a filter base chain that accepts by default, unless it is there."""
+def new_chain(table: str, chain: str, hook: int, priority: int, kind: str = "filter") -> Operation:
+    """Make a base chain that accepts by default, unless it is there. `kind`: filter or nat."""
     place = nested(4, be32(1, hook), attribute(2, struct.pack(">i", priority)))
     return Operation(
-        NEWCHAIN, NLM_F_CREATE, text(1, table) + text(3, chain) + place + be32(5, POLICY_ACCEPT) + text(7, "filter")
+        NEWCHAIN, NLM_F_CREATE, text(1, table) + text(3, chain) + place + be32(5, POLICY_ACCEPT) + text(7, kind)
     )
 
 
