@@ -51,7 +51,25 @@ class GuardRequest(Struct, frozen=True, tag_field="verb", tag="guard"):
     """Answered by `GuardReport`."""
 
 
-Request = StatusRequest | RotateRequest | ReloadRequest | RevokeRequest | GuardRequest
+FaultKind = Literal["cut", "loss", "degradation", "misalignment", "efficiency", "dark", "clock", "eve"]
+
+
+class FaultRequest(Struct, frozen=True, tag_field="verb", tag="fault", forbid_unknown_fields=True):
+    """Break a simulated link, or mend it. Answered by `FaultReport`; refused on a link that is not simulated."""
+
+    link: Name
+    kind: FaultKind | None = None
+    """None: change nothing, only tell."""
+    value: float = 0.0
+    """loss: dB; degradation: dB an hour; misalignment: radian; efficiency, dark: factor on both detectors; clock: ps;
+    eve: fraction of pulses. cut: ignored."""
+    attack: str = ""
+    """eve: which attack, a name of `optics.eve.ATTACKS`."""
+    mend: bool = False
+    """Take this fault away; with no kind, all of them."""
+
+
+Request = StatusRequest | RotateRequest | ReloadRequest | RevokeRequest | GuardRequest | FaultRequest
 
 
 # ---- answers
@@ -124,6 +142,8 @@ class TunnelStatus(Struct, frozen=True):
     """Why it is closed; empty when it is open."""
     level: Literal["hybrid", "pqc", "classical"] | None
     """Of the live key; None when there is none."""
+    simulated: bool
+    """Whether its QKD part came out of a simulation: such a key is told apart wherever it is shown."""
     epoch: int
     """Of the live key; 0 when there is none."""
     phase: str
@@ -142,6 +162,76 @@ class TunnelStatus(Struct, frozen=True):
     rx_bytes: int
     tx_bytes: int
     last_error: LastError | None = None
+    qkd: str = ""
+    """The link whose keys it takes; empty: none. A live key below `hybrid` is a fallback where there is one."""
+
+
+class StoreStatus(Struct, frozen=True):
+    """A link's key store at this end. `distilled` is the sum of all that follow it, to the bit."""
+
+    mark: Literal["ready", "warning", "charging", "empty"]
+    distilled_bits: int
+    used_bits: int
+    """Given to rotations here or at the peer."""
+    expired_bits: int
+    """Too old, or pushed out by newer keys."""
+    burnt_bits: int
+    """Of failed rotations, and what the two ends did not agree on."""
+    authentication_bits: int
+    """Kept back as pads for the link's own tags."""
+    own_bits: int
+    """In store, for this end to reserve."""
+    peer_bits: int
+    """In store, for the peer to reserve."""
+    waiting_bits: int
+    """Of blocks that the peer has not confirmed yet."""
+
+
+class LinkStatus(Struct, frozen=True):
+    """One QKD link at this end."""
+
+    name: str
+    peer: str
+    role: Literal["alice", "bob"]
+    simulated: bool
+    state: Literal["up", "starting", "down"]
+    """up: the last block gave a key."""
+    why: str
+    """Why it is not up; empty when it is."""
+    code: str
+    """The error code of that."""
+    hint: str
+    photons: Literal["connected", "waiting"]
+    """The photon stream."""
+    faults: list[str]
+    """Faults that were injected here, one line of text each."""
+    block: int
+    """Number of the last block; 0 before the first."""
+    kept: int
+    dropped: int
+    """Blocks since the daemon started."""
+    qber_key: float | None
+    """Of the last block that was looked at."""
+    qber_test: float | None
+    clicks_per_s: float
+    """Of the last block, in time of the link."""
+    key_bits_per_s: float
+    """Net, over the last minute."""
+    block_age_s: float | None
+    """Since a block was kept last."""
+    angle_rad: float | None
+    """Misalignment after compensation; known to Bob."""
+    current_a: float | None
+    """The larger photocurrent; known to Bob."""
+    synchronised: bool | None
+    """Known to Bob."""
+    store: StoreStatus
+
+
+class FaultReport(Struct, frozen=True):
+    """Result of the verb `fault`: what is broken on purpose now."""
+
+    faults: list[str] = []
 
 
 class Status(Struct, frozen=True):
@@ -150,6 +240,7 @@ class Status(Struct, frozen=True):
     gateway: GatewayStatus
     peers: list[PeerStatus]
     tunnels: list[TunnelStatus]
+    links: list[LinkStatus] = []
 
 
 class Reloaded(Struct, frozen=True):

@@ -1,9 +1,12 @@
 """`qhybridd demo`: the main job on one machine, live, in under four minutes.
 
-Two gateways in network namespaces key two WireGuard tunnels under traffic. `wan` renews in the ordinary way and loses
-nothing; `fast` forces its handshake every ten seconds. The control channel is cut: `fast` closes at its hard expiry,
-`wan` goes on. It is mended: `fast` opens again. Then `wan` gets its new key. Every claim is measured on the traffic
-itself, and the exit status is 0 only if each one held.
+Two gateways in network namespaces key three WireGuard tunnels under traffic, from ML-KEM and a simulated QKD link
+whose fibre runs through a third namespace. `wan` renews in the ordinary way and loses nothing; `fast` and `office`
+force their handshake every ten seconds. Eve steps into the fibre: the error rate rises, block after block is
+discarded, and the keys in store run out. `fast`, which takes nothing but hybrid keys, closes at its hard expiry;
+`office`, which may, falls back to ML-KEM alone. She leaves, and both recover. Then the control channel is cut, and
+mended. Every claim is measured on the traffic itself or read from both daemons, and the exit status is 0 only if each
+one held.
 """
 
 import time
@@ -21,17 +24,25 @@ from qhybridd.errors import OperatorError, QhybriddError
 CONFIGS: Final = Path(__file__).parents[2] / "configs/demo"
 NAMES: Final = ("alice", "bob")
 ORDINARY: Final = "wan"
-RESET: Final = "fast"
-LEVEL: Final = "pqc"
+STRICT: Final = "fast"
+LENIENT: Final = "office"
+TUNNELS: Final = (ORDINARY, STRICT, LENIENT)
+LINK: Final = "fibre"
+BEST: Final = "hybrid"
+LESS: Final = "pqc"
 
 LOOK_EVERY_S: Final = 0.25
-OPEN_WITHIN_S: Final = 30.0
-CUT_AFTER_S: Final = 30.0
-"""So long after the start at the earliest: two or three rotations of the fast tunnel."""
+OPEN_WITHIN_S: Final = 45.0
+ROTATE_FOR_S: Final = 15.0
+"""So long both gateways rotate undisturbed: each of the fast tunnels gets a key or two."""
+CAUGHT_WITHIN_S: Final = 20.0
+"""Blocks take about a second and a half each."""
+ATTACK_SHOWS: Final = 0.2
+"""What the error rate must exceed: measuring and sending again every photon makes a quarter of the bits wrong."""
 SLACK_S: Final = 1.0
 """What a closing may come after the hard expiry."""
-CLOSED_FOR_S: Final = 5.0
-"""How long the closed tunnel is watched for a packet that should not come."""
+CLOSED_FOR_S: Final = 4.0
+"""How long a closed tunnel is watched for a packet that should not come."""
 REOPEN_WITHIN_S: Final = 45.0
 RENEW_WITHIN_S: Final = 200.0
 """Since the start: WireGuard's own handshake comes 120 s after the last one."""
@@ -46,132 +57,196 @@ class Demo:
     watch: Watch
     screen: Screen
     seen: list[Observation] = field(default_factory=list)
-    lost_open: int = 0
-    """Packets of the fast tunnel lost before the cut."""
-    lost_closed: int = 0
-    """Those lost from the cut until it was open again."""
+    lost_closed: dict[str, int] = field(default_factory=dict)
+    """By tunnel: packets lost from its hard expiry until it was open again."""
+    _shut: dict[str, int] = field(default_factory=dict)
+    """By tunnel that is closed: the packets that it had lost by then."""
 
     def play(self) -> None:
         """All acts. One that fails to show its point is noted, and the next one begins."""
         self._open()
         self._rotate()
-        cut_s = self._cut()
-        self._mend(cut_s)
+        self._attack()
+        self._recover()
         self._renew()
+        self._cut()
         self._count()
 
     # ---- the acts
 
     def _open(self) -> None:
-        self._phase("1/5  two daemons meet and key both tunnels")
+        self._phase("1/6  two daemons meet, distil the first keys, and key three tunnels")
         began_s = boottime()
         self.lab.start_daemons()
-        both = (ORDINARY, RESET)
-        opened = self._until(lambda look: all(look.states(name) == {"open"} for name in both), OPEN_WITHIN_S)
+        opened = self._until(lambda look: all(look.states(name) == {"open"} for name in TUNNELS), OPEN_WITHIN_S)
         took_s = boottime() - began_s
         look = self.watch.look()
-        levels = {tunnel.level for name in both for tunnel in look.tunnels(name).values()}
         self._note(
-            f"both tunnels open, keyed at level {LEVEL}",
+            f"three tunnels open, {STRICT} keyed at level {BEST}",
             f"{took_s:.1f} s after the daemons began" if opened else "not open",
-            opened and levels == {LEVEL},
+            opened and look.levels(STRICT) == {BEST},
         )
         for flow in self.lab.flows.values():
             flow.start()
         self.watch.tell("traffic begins: a packet every 10 ms through each tunnel, both ways")
 
     def _rotate(self) -> None:
-        self._phase(f"2/5  {RESET} gets a new key every 10 s, {ORDINARY} rests on its first")
-        self._until(lambda _: self.watch.elapsed_s >= CUT_AFTER_S, CUT_AFTER_S + 10)
-        # The cut comes right after a rotation, so that the whole life of a key is seen.
-        last = len(self.watch.epochs[RESET])
-        self._until(lambda _: len(self.watch.epochs[RESET]) > last, 20.0)
-        self._until(lambda _: False, 1.0)
-        epochs = self.watch.epochs[RESET]
-        self._note(
-            f"{RESET} rotates by itself, both gateways on the same epoch",
-            f"epochs {', '.join(map(str, epochs))}",
-            len(epochs) >= 3 and self.watch.rotations_follow(RESET),
+        self._phase(f"2/6  {STRICT} and {LENIENT} get a new key every 10 s, from ML-KEM and the QKD link")
+        until_s = self.watch.elapsed_s + ROTATE_FOR_S
+        both = (STRICT, LENIENT)
+        self._until(
+            lambda look: self.watch.elapsed_s >= until_s and all(look.levels(name) == {BEST} for name in both),
+            ROTATE_FOR_S + 15.0,
         )
-
-    def _cut(self) -> float:
-        """Returns when the cut was made."""
-        expiry_s = self._expiry_s()
-        self._phase(f"3/5  the control channel is cut: {RESET} must close within {expiry_s} s, {ORDINARY} goes on")
-        before = self.watch.look().flows
-        self.lost_open = before[RESET].lost
-        self.lab.cut()
-        cut_s = boottime()
-        self.watch.tell("the control channel is cut: its packets vanish silently", "phase")
-        closed = self._until(lambda look: look.states(RESET) == {"closed"}, expiry_s + 10.0)
-        deadline_s = self.watch.deadlines_s.get(RESET, 0.0)
-        self._until(lambda look: look.at_s > deadline_s + SLACK_S, expiry_s)
-        shut = self.watch.look()
-        self._until(lambda _: False, CLOSED_FOR_S)
         look = self.watch.look()
-        last_s = look.flows[RESET].last_arrival_s
-        held = closed and cut_s < last_s <= min(deadline_s, cut_s + expiry_s) + SLACK_S
         self._note(
-            f"{RESET} closes by its hard expiry",
-            f"last packet {last_s - cut_s:.2f} s after the cut, {_against(last_s - deadline_s)} the hard expiry",
-            held,
+            f"{STRICT} and {LENIENT} rotate by themselves at level {BEST}",
+            "; ".join(f"{name}: epochs {', '.join(map(str, self.watch.epochs[name]))}" for name in both),
+            all(len(self.watch.epochs[name]) >= 2 and self.watch.rotations_follow(name) for name in both)
+            and all(look.levels(name) == {BEST} for name in both),
         )
-        passed = look.flows[RESET].received - shut.flows[RESET].received
-        tried = look.flows[RESET].sent - shut.flows[RESET].sent
+        rates = self.watch.qbers.get(LINK, [])
         self._note(
-            f"nothing passes while {RESET} is closed",
-            f"{passed} of {tried} packets passed in {look.at_s - shut.at_s:.1f} s",
-            passed == 0 and tried > 0,
+            "the QKD link distils keys",
+            f"QBER {rates[-1]:.2%} over {len(rates)} blocks" if rates else "no block",
+            bool(rates) and rates[-1] < ATTACK_SHOWS / 2,
         )
-        lost = look.flows[ORDINARY].lost - before[ORDINARY].lost
-        went = look.flows[ORDINARY].received - before[ORDINARY].received
-        self._note(
-            f"{ORDINARY} goes on without the control channel",
-            f"{went} packets passed, {lost} lost",
-            lost == 0 and went > 0 and look.states(ORDINARY) == {"open"},
-        )
-        return cut_s
 
-    def _mend(self, cut_s: float) -> None:
-        self._phase(f"4/5  the cut is mended: {RESET} opens again by itself")
-        self.lab.mend()
-        mended_s = boottime()
-        self.watch.tell(f"the control channel is mended, {mended_s - cut_s:.0f} s after the cut", "phase")
-        opened = self._until(lambda look: look.states(RESET) == {"open"}, REOPEN_WITHIN_S)
-        took_s = boottime() - mended_s
-        before = self.watch.look().flows[RESET].received
-        self._until(lambda _: False, 2.0)
-        now = self.watch.look().flows[RESET]
-        passed = now.received - before
-        self.lost_closed = now.lost - self.lost_open
+    def _attack(self) -> None:
+        self._phase("3/6  Eve steps into the fibre: she measures every photon and sends another in its place")
+        before = self.watch.look()
+        blocks = len(self.watch.qbers.get(LINK, []))
+        source = self.lab.gateways[NAMES[0]].config.links[LINK].photons
+        self.lab.start_eve("--intercept", "--connect", str(source), "--attack", "intercept-resend")
+        began_s = boottime()
+        self.watch.tell("Eve begins", "phase")
+        caught = self._until(lambda look: self._says(look, "link.attack"), CAUGHT_WITHIN_S)
+        rates = self.watch.qbers.get(LINK, [])[blocks:]
         self._note(
-            f"{RESET} opens again without an operator",
-            f"{took_s:.1f} s after the mending, {passed} packets in the 2 s after" if opened else "it stayed closed",
-            opened and passed > 0,
+            "the QBER rises, and the block is discarded as an attack",
+            f"QBER {max(rates, default=0):.1%}, {boottime() - began_s:.1f} s after she began" if caught else "not seen",
+            caught and max(rates, default=0) > ATTACK_SHOWS,
+        )
+        most_s = 2 * self._expiry_s(STRICT) + 30.0
+        fell = self._until(lambda look: look.levels(LENIENT) == {LESS}, most_s)
+        self._note(
+            f"{LENIENT} falls back to level {LESS}, and says so",
+            f"{boottime() - began_s:.1f} s after she began" if fell else "it did not",
+            fell and self.watch.look().states(LENIENT) == {"open"},
+        )
+        closed = self._until(lambda look: look.states(STRICT) == {"closed"}, most_s)
+        self._check_closed(STRICT, closed=closed)
+        look = self.watch.look()
+        lost = look.flows[ORDINARY].lost - before.flows[ORDINARY].lost
+        went = look.flows[ORDINARY].received - before.flows[ORDINARY].received
+        self._note(
+            f"{ORDINARY} and {LENIENT} go on meanwhile",
+            f"{ORDINARY}: {went} packets passed, {lost} lost",
+            lost == 0 and went > 0 and look.states(ORDINARY) == look.states(LENIENT) == {"open"},
+        )
+
+    def _recover(self) -> None:
+        self._phase(f"4/6  Eve leaves: {STRICT} opens again, {LENIENT} is back at level {BEST}")
+        self.lab.stop_eve()
+        left_s = boottime()
+        said = [line for line in self.lab.eve_log.read_text(errors="replace").splitlines() if "she knows" in line]
+        self.watch.tell(f"Eve leaves{'; ' + said[-1].split('; ')[-1] if said else ''}", "phase")
+        opened = self._until(lambda look: look.states(STRICT) == {"open"}, REOPEN_WITHIN_S)
+        opened_s = boottime() - left_s
+        self._reopened(STRICT)
+        self._note(
+            f"{STRICT} opens again without an operator",
+            f"{opened_s:.1f} s after she left" if opened else "it stayed closed",
+            opened and self.watch.look().levels(STRICT) == {BEST},
+        )
+        back = self._until(lambda look: look.levels(LENIENT) == {BEST}, REOPEN_WITHIN_S)
+        took_s = boottime() - left_s
+        self._note(
+            f"{LENIENT} is back at level {BEST}", f"{took_s:.1f} s after she left" if back else "it is not", back
         )
 
     def _renew(self) -> None:
-        self._phase(f"5/5  {ORDINARY} gets its new key at WireGuard's own handshake, about 120 s after the first")
+        self._phase(f"5/6  {ORDINARY} gets its new key at WireGuard's own handshake, about 120 s after the first")
         left_s = RENEW_WITHIN_S - self.watch.elapsed_s
         renewed = self._until(lambda _: len(self.watch.epochs[ORDINARY]) > 1, left_s)
-        self._until(lambda _: False, 3.0)
+        self._until(lambda _: False, 2.0)
         epochs = ", ".join(map(str, self.watch.epochs[ORDINARY]))
-        self._note(f"{ORDINARY} has a new key under traffic", f"epochs {epochs}", renewed)
+        level = " and ".join(sorted(self.watch.look().levels(ORDINARY)))
+        self._note(f"{ORDINARY} has a new key under traffic", f"epochs {epochs}, level {level}", renewed)
+
+    def _cut(self) -> None:
+        expiry_s = self._expiry_s(STRICT)
+        self._phase(f"6/6  the control channel is cut: {STRICT} must close within {expiry_s} s, {ORDINARY} goes on")
+        before = self.watch.look().flows[ORDINARY]
+        self.lab.cut()
+        self.watch.tell("the control channel is cut: its packets vanish silently", "phase")
+        closed = self._until(lambda look: look.states(STRICT) == {"closed"}, expiry_s + 10.0)
+        self._check_closed(STRICT, closed=closed)
+        look = self.watch.look()
+        lost = look.flows[ORDINARY].lost - before.lost
+        self._note(
+            f"{ORDINARY} goes on without the control channel",
+            f"{look.flows[ORDINARY].received - before.received} packets passed, {lost} lost",
+            lost == 0 and look.states(ORDINARY) == {"open"},
+        )
+        self.lab.mend()
+        mended_s = boottime()
+        self.watch.tell("the control channel is mended", "phase")
+        opened = self._until(lambda look: look.states(STRICT) == {"open"}, REOPEN_WITHIN_S)
+        took_s = boottime() - mended_s
+        self._reopened(STRICT)
+        self._note(
+            f"{STRICT} opens again after the cut",
+            f"{took_s:.1f} s after the mending" if opened else "it stayed closed",
+            opened,
+        )
+        self._until(lambda _: False, 2.0)
 
     def _count(self) -> None:
         self.screen.phase = "counting"
         totals = {name: flow.finish() for name, flow in self.lab.flows.items()}
-        wan, fast = totals[ORDINARY], totals[RESET]
+        wan, fast = totals[ORDINARY], totals[STRICT]
         self._note(f"{ORDINARY} lost no packet", f"{wan.lost} of {wan.sent} lost", wan.lost == 0 and wan.received > 0)
-        resets = len(self.watch.epochs[RESET]) - 1
-        forced = fast.lost - self.lost_closed
+        closed = self.lost_closed.get(STRICT, 0)
+        resets = len(self.watch.epochs[STRICT]) - 1
         self._note(
-            f"{RESET} shows what forced handshakes cost",
-            f"{forced} of {fast.sent} lost in {resets} rotations; {self.lost_closed} while closed",
+            f"{STRICT} shows what forced handshakes cost",
+            f"{fast.lost - closed} of {fast.sent} lost in {resets} rotations; {closed} while it was closed",
             fast.received > 0,
         )
 
     # ---- helpers
+
+    def _check_closed(self, name: str, *, closed: bool) -> None:
+        """That the traffic of a tunnel ended by its hard expiry, and that nothing passes while it is closed."""
+        deadline_s = self.watch.deadlines_s.get(name, 0.0)
+        self._shut[name] = self.watch.look().flows[name].lost
+        self._until(lambda look: look.at_s > deadline_s + SLACK_S, self._expiry_s(name))
+        shut = self.watch.look()
+        self._until(lambda _: False, CLOSED_FOR_S)
+        look = self.watch.look()
+        last_s = look.flows[name].last_arrival_s
+        self._note(
+            f"{name} closes by its hard expiry",
+            f"last packet {_against(last_s - deadline_s)} the hard expiry" if closed else "it stayed open",
+            closed and 0 < last_s <= deadline_s + SLACK_S,
+        )
+        passed = look.flows[name].received - shut.flows[name].received
+        tried = look.flows[name].sent - shut.flows[name].sent
+        self._note(
+            f"nothing passes while {name} is closed",
+            f"{passed} of {tried} packets passed in {look.at_s - shut.at_s:.1f} s",
+            passed == 0 and tried > 0,
+        )
+
+    def _reopened(self, name: str) -> None:
+        lost = self.watch.look().flows[name].lost - self._shut.pop(name, 0)
+        self.lost_closed[name] = self.lost_closed.get(name, 0) + lost
+
+    def _says(self, look: Look, code: str) -> bool:
+        """Whether both gateways give this reason for the state of the link."""
+        links = look.links(LINK)
+        return len(links) == len(look.gateways) and all(link.code == code for link in links.values())
 
     def _until(self, condition: Callable[[Look], bool], timeout_s: float) -> bool:
         """Look and show until `condition` holds; False after `timeout_s`."""
@@ -194,8 +269,8 @@ class Demo:
         if not held:
             self.watch.tell(f"not observed: {claim} ({measured})", "bad")
 
-    def _expiry_s(self) -> int:
-        return self.lab.gateways[NAMES[0]].config.tunnels[RESET].expiry_s
+    def _expiry_s(self, name: str) -> int:
+        return self.lab.gateways[NAMES[0]].config.tunnels[name].expiry_s
 
 
 def main() -> int:
@@ -232,7 +307,7 @@ def read_configs() -> dict[str, str]:
 def _run(lab: Lab, screen: Screen, observed: list[Observation]) -> None:
     """The demo inside its laboratory; a failure of the program shows the daemons' last words."""
     try:
-        for name in (ORDINARY, RESET):
+        for name in TUNNELS:
             lab.add_flow(name)
         demo = Demo(lab, Watch(lab), screen, observed)
         with screen:

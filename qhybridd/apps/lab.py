@@ -2,9 +2,10 @@
 daemon in each. The demo, the soak test and the tests in namespaces run in it.
 
 The two configuration files say everything: the gateways' underlay addresses are what they listen on, and what lies on
-one side of a tunnel is what the other side's file protects. The laboratory writes a copy of each with an interface name
-of its own and fresh WireGuard keys in place, makes the world that it describes, and on the way out, whatever the way,
-leaves nothing of it behind.
+one side of a tunnel is what the other side's file protects. Where they have a QKD link whose photons go to an address
+that is not on that cable, there is a fibre too, and a third host in the middle of it. The laboratory writes a copy of
+each file with an interface name of its own and fresh WireGuard keys in place, makes the world that it describes, and on
+the way out, whatever the way, leaves nothing of it behind.
 """
 
 import base64
@@ -12,6 +13,8 @@ import os
 import re
 import secrets
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -22,12 +25,15 @@ from types import TracebackType
 from typing import Final
 
 from qhybridd.apps.devices import Device, WireGuardPeer
+from qhybridd.apps.fibre import lay, photons_of
 from qhybridd.apps.flow import Flow
 from qhybridd.apps.gateway import LAN, Gateway
 from qhybridd.apps.interrupts import Interrupts
-from qhybridd.apps.namespaces import Namespace, join
+from qhybridd.apps.namespaces import Child, Namespace, join
 from qhybridd.config import Config, parse_config
 from qhybridd.errors import HostError, OperatorError
+from qhybridd.keyfiles import PSK_BYTES
+from qhybridd.secretfile import SECRET_MODE, create_file
 
 UNDERLAY: Final = "underlay"
 """Name of the cable's two ends."""
@@ -64,6 +70,9 @@ class Lab:
         self.tag = secrets.token_hex(2)
         self.gateways: dict[str, Gateway] = {}
         self.flows: dict[str, Flow] = {}
+        self.middle: Namespace | None = None
+        """The host that the fibre passes through; None in a laboratory without one."""
+        self.eve: Child | None = None
         self._texts = dict(configs)
         self._interrupts = Interrupts()
         self._stack = ExitStack()
@@ -108,8 +117,10 @@ class Lab:
             for device in gateway.devices.values():
                 self._stack.callback(device.remove)
                 device.make()
+        self._make_fibre(parsed)
         self._configure(first, second)
         self._configure(second, first)
+        self._share_psks()
 
     def _make_gateway(self, name: str, other: str, parsed: Mapping[str, Config]) -> None:
         """Namespace, directory and written configuration of one gateway; the devices get their keys here."""
@@ -124,6 +135,23 @@ class Lab:
             devices[tunnel] = Device(namespace, interface, WIREGUARD_PORT + index)
         prefixes = {tunnel: config.protects[0] for tunnel, config in parsed[other].tunnels.items()}
         self.gateways[name] = Gateway(name, namespace, directory, parsed[name], prefixes, devices)
+
+    def _make_fibre(self, parsed: Mapping[str, Config]) -> None:
+        found = photons_of(parsed)
+        if found is None:
+            return
+        name, photons = found
+        self.middle = self._make_namespace("eve")
+        alice = self.gateways[name]
+        bob = next(gateway for gateway in self.gateways.values() if gateway is not alice)
+        lay((alice.name, alice.namespace), self.middle, (bob.name, bob.namespace), photons.host)
+
+    def _share_psks(self) -> None:
+        """A PSK for each link, the same at both gateways."""
+        for name in next(iter(self.gateways.values())).config.links:
+            text = base64.b64encode(secrets.token_bytes(PSK_BYTES)) + b"\n"
+            for gateway in self.gateways.values():
+                create_file(gateway.directory / gateway.config.links[name].psk.name, text, SECRET_MODE)
 
     def _configure(self, gateway: Gateway, other: Gateway) -> None:
         """Devices, addresses, routes and the configuration file of one gateway."""
@@ -170,6 +198,28 @@ class Lab:
         """Start one gateway's daemon, again for instance after it was stopped."""
         with self._interrupts.hold():
             gateway.start()
+
+    # ---- in the middle of the fibre
+
+    def start_eve(self, *arguments: str) -> None:
+        """Have `qhybridd eve` with these arguments run in the middle. Raises `HostError` (host.lab) if it cannot."""
+        if self.middle is None or self.eve is not None:
+            raise HostError("host.lab", "there is no fibre to stand at, or somebody stands there already")
+        command = [sys.executable, "-m", "qhybridd", "--debug", "eve", *arguments]
+        with self._interrupts.hold(), self.eve_log.open("ab") as log:
+            self.eve = self.middle.spawn(command, log=log)
+            self._stack.callback(self.eve.end)
+
+    def stop_eve(self) -> int:
+        """Ctrl-C to who is in the middle; its exit status (0 if nobody is)."""
+        status = self.eve.end(signal.SIGINT) if self.eve is not None else 0
+        self.eve = None
+        return status
+
+    @property
+    def eve_log(self) -> Path:
+        """What was said in the middle."""
+        return self._directory / "eve.log"
 
     # ---- measuring
 

@@ -14,7 +14,11 @@ from rich.text import Text
 from qhybridd.apps.watch import Event, Look, Watch
 
 STYLES: Final = {"plain": "", "good": "green", "bad": "yellow", "phase": "bold cyan"}
-LOG_LINES: Final = 14
+LOG_LINES: Final = 12
+BARS: Final = "▁▂▃▄▅▆▇█"
+BARS_SHOWN: Final = 40
+FULL_BAR: Final = 0.3
+"""The QBER of the highest bar: nothing that answers at random is above a half, and a full attack is at a quarter."""
 PLAIN_WIDTH: Final = 120
 PLAIN_EVERY_S: Final = 10.0
 """How often the counters are printed where there is no terminal."""
@@ -69,6 +73,9 @@ class Screen:
             self._counted_s = watch.elapsed_s
             for name in watch.last.flows:
                 self.console.print(f"{watch.elapsed_s:6.1f} s    {_brief(name, watch.last)}", style="dim")
+            for name, rates in watch.qbers.items():
+                line = f"{watch.elapsed_s:6.1f} s    QBER of {name}: {bars(rates)} {rates[-1]:.1%}"
+                self.console.print(line, style="dim")
 
 
 def summary(observations: Sequence[Observation], title: str) -> RenderableType:
@@ -86,7 +93,8 @@ def summary(observations: Sequence[Observation], title: str) -> RenderableType:
 def _picture(watch: Watch, look: Look, phase: str) -> RenderableType:
     head = Text().append(f"{watch.elapsed_s:5.0f} s  ", "dim").append(phase, STYLES["phase"])
     log = Text("\n", no_wrap=True, overflow="ellipsis").join(_line(event) for event in watch.log[-LOG_LINES:])
-    return Group(head, _tunnels(look), Panel(log, title="events", title_align="left", height=LOG_LINES + 2))
+    events = Panel(log, title="events", title_align="left", height=LOG_LINES + 2)
+    return Group(head, _tunnels(look), *_links(watch, look), events)
 
 
 def _tunnels(look: Look) -> Table:
@@ -111,6 +119,44 @@ def _tunnels(look: Look) -> Table:
                 str(way.lost) if way else "-",
             )
     return table
+
+
+def _links(watch: Watch, look: Look) -> list[RenderableType]:
+    """One line for each QKD link and gateway, and the QBER of the last blocks as bars."""
+    names = list(dict.fromkeys(link.name for status in look.gateways.values() if status for link in status.links))
+    table = Table(expand=False)
+    for title in (
+        "QKD link",
+        "gateway",
+        "state",
+        "QBER",
+        "kept",
+        "dropped",
+        "keys in store",
+        "QBER of the last blocks",
+    ):
+        table.add_column(title)
+    for name in names:
+        for index, (gateway, link) in enumerate(look.links(name).items()):
+            qber = link.qber_test if link.qber_test is not None else link.qber_key
+            keys = (link.store.own_bits + link.store.peer_bits) // 256
+            table.add_row(
+                f"{name} (simulated)" if index == 0 and link.simulated else name if index == 0 else "",
+                f"{gateway} ({link.role})",
+                Text(link.state, "green" if link.state == "up" else "bold yellow"),
+                "-" if qber is None else f"{qber:.1%}",
+                str(link.kept),
+                str(link.dropped),
+                f"{keys}, {link.store.mark}",
+                bars(watch.qbers.get(name, [])) if index == 0 else "",
+            )
+    return [table] if names else []
+
+
+def bars(rates: Sequence[float]) -> str:
+    """The last error rates as a row of bars."""
+    shown = [min(1.0, rate / FULL_BAR) for rate in rates[-BARS_SHOWN:]]
+    return "".join(BARS[round(height * (len(BARS) - 1))] for height in shown)
 
 
 def _brief(name: str, look: Look) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from qhybridd.apps.flow import Reading
 from qhybridd.apps.lab import Lab
 from qhybridd.clock import boottime
-from qhybridd.status import Status, TunnelStatus
+from qhybridd.status import LinkStatus, Status, TunnelStatus
 
 LOSS_SHOWN_S: Final = 1.0
 """Losses are told once a second, not packet by packet."""
@@ -42,6 +42,20 @@ class Look:
             if tunnel.name == name
         }
 
+    def links(self, name: str) -> dict[str, LinkStatus]:
+        """One QKD link by gateway, as far as the daemons answered."""
+        return {
+            gateway: link
+            for gateway, status in self.gateways.items()
+            if status is not None
+            for link in status.links
+            if link.name == name
+        }
+
+    def levels(self, name: str) -> set[str]:
+        """What the tunnel's live keys rest on at the two gateways; `none` where it has no live key."""
+        return {tunnel.level or "none" for tunnel in self.tunnels(name).values()}
+
     def states(self, name: str) -> set[str]:
         """What the daemons call the tunnel: one word if they agree; `silent` for one that does not answer."""
         seen = self.tunnels(name)
@@ -70,7 +84,13 @@ class Watch:
     """By tunnel: the epochs that were seen live at both gateways, in order."""
     deadlines_s: dict[str, float] = field(default_factory=dict)
     """By tunnel: the last hard expiry that was told while it was open."""
+    qbers: dict[str, list[float]] = field(default_factory=dict)
+    """By link: the QBER of each block that was looked at, in order."""
     last: Look | None = None
+    _lost: dict[str, int] = field(default_factory=dict)
+    """By flow: the lost packets that were told."""
+    _blocks: dict[str, int] = field(default_factory=dict)
+    """By link: the last block that was told."""
 
     @property
     def elapsed_s(self) -> float:
@@ -93,6 +113,8 @@ class Watch:
             gateway.check()
         for name in next(iter(self.lab.gateways.values())).config.tunnels:
             self._note_tunnel(name, look)
+        for name in next(iter(self.lab.gateways.values())).config.links:
+            self._note_link(name, look)
         if self.last is not None:
             self._tell_sessions(self.last, look)
             self._tell_losses(self.last, look)
@@ -110,8 +132,9 @@ class Watch:
         epoch, seen = look.epoch(name), self.epochs.setdefault(name, [])
         if epoch and look.states(name) == {"open"} and epoch not in seen[-1:]:
             seen.append(epoch)
-            level = next(iter(look.tunnels(name).values())).level
-            self.tell(f"{name}: epoch {epoch} is live at both gateways, level {level}", "good")
+            tunnel = next(iter(look.tunnels(name).values()))
+            kind = " (simulated QKD)" if tunnel.simulated else ""
+            self.tell(f"{name}: epoch {epoch} is live at both gateways, level {tunnel.level}{kind}", "good")
         if self.last is None:
             return
         before = self.last.tunnels(name)
@@ -120,6 +143,19 @@ class Watch:
                 weight = "good" if tunnel.state == "open" else "bad"
                 reason = f": {tunnel.why}" if tunnel.why else ""
                 self.tell(f"{name}: {gateway} says {tunnel.state}{reason}", weight)
+
+    def _note_link(self, name: str, look: Look) -> None:
+        """The error rate as the detecting end tells it, and what either end says of the link when that changes."""
+        for gateway, link in look.links(name).items():
+            if link.role == "bob" and link.block > self._blocks.get(name, 0):
+                self._blocks[name] = link.block
+                rate = link.qber_test if link.qber_test is not None else link.qber_key
+                if rate is not None:
+                    self.qbers.setdefault(name, []).append(rate)
+            before = self.last.links(name).get(gateway) if self.last is not None else None
+            if before is not None and (before.state, before.code) != (link.state, link.code):
+                reason = f": {link.why}" if link.why else ""
+                self.tell(f"link {name}: {gateway} says {link.state}{reason}", "good" if link.state == "up" else "bad")
 
     def _tell_sessions(self, before: Look, now: Look) -> None:
         for gateway, status in now.gateways.items():
@@ -133,9 +169,11 @@ class Watch:
                     self.tell(f"{gateway}: session with {peer.name} is {peer.session}{reason}")
 
     def _tell_losses(self, before: Look, now: Look) -> None:
+        """What lacked at the last look too: a packet that is still on its way is not lost."""
         for name, reading in now.flows.items():
-            if name not in before.flows or now.states(name) != {"open"} or before.states(name) != {"open"}:
+            if name not in before.flows:
                 continue
-            lost = reading.lost - before.flows[name].lost
-            if lost > 0:
-                self.tell(f"{name}: {lost} packets lost")
+            lost, told = min(reading.lost, before.flows[name].lost), self._lost.get(name, 0)
+            if lost > told and now.states(name) == before.states(name) == {"open"}:
+                self.tell(f"{name}: {lost - told} packets lost")
+            self._lost[name] = max(lost, told)

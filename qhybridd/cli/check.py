@@ -1,16 +1,19 @@
 """`qhybridd check`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from qhybridd.cli.site import site_of
-from qhybridd.cli.words import period
+from qhybridd.cli.words import period, rate
 from qhybridd.errors import OperatorError
 
+KEY_BITS: Final = 256
+"""What a rotation takes."""
+
 if TYPE_CHECKING:
-    from qhybridd.config import Config, PeerConfig
+    from qhybridd.config import Config, LinkConfig, PeerConfig, TunnelConfig
     from qhybridd.keyfiles import Pin
 
 
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 def check(ctx: click.Context, file: Path | None, syntax: bool) -> None:
     """Look at a configuration, and at the identity, peer and PSK files that it names. Changes nothing.
 
-    Shows everything that is wrong at once, each with its line and the way to mend it.
+    Says of each tunnel what its keys rest on, and what it does without QKD keys. Shows everything that is wrong at
+    once, each with its line and the way to mend it.
 
     \b
     Examples:
@@ -40,10 +44,53 @@ def check(ctx: click.Context, file: Path | None, syntax: bool) -> None:
             f"  tunnel {tunnel.name}: {tunnel.interface} to {tunnel.peer}, renew = {tunnel.renew}, "
             f"a key every {period(tunnel.period_s)}, expiry {period(tunnel.expiry_s)}, at least {tunnel.least.label}"
         )
+        click.echo(f"    rests on {_rests_on(tunnel)}")
+    for link in config.links.values():
+        click.echo(f"  link {link.name}: {_describe_link(link)}")
+        expected, good = _expect(link)
+        click.secho(f"    {expected}", fg=None if good else "yellow")
     for peer in config.peers.values():
         click.echo(f"  peer {peer.name}: {_describe(peer, pins.get(peer.name))}")
     if not config.tunnels:
         click.echo("  It has no tunnel yet: see docs/config.md for an example.")
+
+
+def _rests_on(tunnel: "TunnelConfig") -> str:
+    """What its keys are made of, and what becomes of it without a QKD key."""
+    made_of = ", ".join(("X25519", *tunnel.kems))
+    if tunnel.qkd is None:
+        return f"{made_of}; no QKD"
+    without = "closes" if tunnel.least.needs_qkd else "falls back to pqc"
+    return f"{made_of}, keys of link {tunnel.qkd} (SIMULATED: no safer than pqc); without those it {without}"
+
+
+def _describe_link(link: "LinkConfig") -> str:
+    fibre, source = link.simulation.fibre, link.simulation.source
+    other = "bob" if link.role.value == "alice" else "alice"
+    return (
+        f"{link.role.value} here, {other} is {link.peer}, photons to {link.photons}\n"
+        f"    SIMULATED: {source.repetition_hz / 1e6:g} MHz over {fibre.length_km:g} km ({fibre.loss_db:.1f} dB), "
+        f"bound {link.bound.value}, epsilon {link.epsilon_sec:g}"
+    )
+
+
+def _expect(link: "LinkConfig") -> tuple[str, bool]:
+    """What its data sheet promises, and whether that is good."""
+    from qhybridd.links.planning import Planner, lay_out
+
+    try:
+        layout = lay_out(link.simulation, link.block_clicks)
+    except OperatorError as error:
+        return f"NO KEY: {error.message}", False
+    terms = Planner(link.protocol, link.simulation, layout.block_pulses).terms
+    if terms is None:
+        return "NO KEY: no block of it pays for one. Write a larger block_clicks, or look at loss and errors", False
+    block_s = layout.block_pulses / layout.repetition_hz
+    keys, per_s = terms.key_bits // KEY_BITS, rate(terms.key_bits / block_s, "bit")
+    told = f"{block_s:.3g} s of light give about {keys} keys, {per_s}; they last {period(link.max_age_s)}"
+    if block_s > link.max_age_s:
+        return f"{told}: LESS than until the next ones come. Write a longer max_age", False
+    return told, True
 
 
 def _describe(peer: "PeerConfig", pins: "tuple[Pin, ...] | None") -> str:
@@ -71,10 +118,10 @@ def _check_files(config: "Config") -> "dict[str, tuple[Pin, ...]]":
         identity.wipe()
     except OperatorError as error:
         problems.append(error)
-    for peer in config.peers.values():
+    psks = [peer.bootstrap_psk for peer in config.peers.values() if peer.bootstrap_psk]
+    for psk in (*psks, *(link.psk for link in config.links.values())):
         try:
-            if peer.bootstrap_psk:
-                load_psk(peer.bootstrap_psk).wipe()
+            load_psk(psk).wipe()
         except OperatorError as error:
             problems.append(error)
     try:

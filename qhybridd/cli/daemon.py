@@ -65,10 +65,11 @@ def reload(ctx: click.Context) -> None:
 
 @click.command()
 def demo() -> int:
-    """Two gateways and two tunnels in network namespaces of this machine, under traffic, live. Needs root.
+    """Two gateways, three tunnels under traffic and a simulated QKD link, in namespaces of this machine. Needs root.
 
-    Rotates keys, cuts the control channel, shows a tunnel close at its deadline and open again, and takes everything
-    away that it made. Exits 0 only if each of these was really seen.
+    Rotates keys, lets an eavesdropper into the fibre and out again, cuts the control channel, shows tunnels close at
+    their deadline, fall back and recover, and takes everything away that it made. Exits 0 only if each of these was
+    really seen.
     """
     from qhybridd.apps.demo import main as run_demo
 

@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "rotate": Entry("daemon", "Give a tunnel a new key now."),
     "reload": Entry("daemon", "Apply a changed configuration without touching the rest."),
     "guard": Entry("guard", "Show or remove the kernel's rule that keeps tunnels closed."),
+    "fault": Entry("fault", "Break a simulated link on purpose, or mend it."),
     "bench": Entry("bench", "Measure how fast this machine simulates light and distils keys."),
     "eve": Entry("eve", "Stand in the middle of a simulated link and do something to the light."),
     "demo": Entry("daemon", "Two gateways, three tunnels, a QKD link and an eavesdropper, live."),

@@ -7,15 +7,17 @@ from rich.padding import Padding
 from rich.text import Text
 
 from qhybridd.cli.failures import plain
-from qhybridd.cli.words import period, size, span
+from qhybridd.cli.render_links import links
+from qhybridd.cli.words import cut, name_width, period, size, span
 from qhybridd.status import PeerStatus, Status, TunnelStatus
 
-MAX_NAME: Final = 19
-"""Columns for a name; a longer one is cut there."""
 SOON: Final = 0.2
 """The part of a key's life that is its last: an open tunnel that comes there was not renewed in time."""
 _COLUMNS: Final = (("STATE", 6), ("LEVEL", 9), ("EPOCH", 6), ("KEY AGE", 7), ("CLOSES IN", 9), ("HANDSHAKE", 10))
 _DETAIL: Final = (0, 0, 0, 4)
+HYBRID: Final = "hybrid"
+SIMULATED: Final = "*"
+"""Behind a level whose QKD part came out of a simulation; the legend explains it."""
 
 
 def render(status: Status) -> RenderableType:
@@ -30,9 +32,23 @@ def render(status: Status) -> RenderableType:
         ),
         Text(),
     ]
+    simulated = [link.name for link in status.links if link.simulated]
+    if simulated or any(tunnel.level and tunnel.simulated for tunnel in status.tunnels):
+        parts.insert(1, _legend(simulated))
     parts += _tunnels(status.tunnels)
+    if status.links:
+        parts += [Text(), *links(status.links)]
     parts += [Text(), *_peers(status.peers)]
     return Group(*parts)
+
+
+def _legend(simulated: list[str]) -> Text:
+    """Near the top, where no small window cuts it off."""
+    names = f": {', '.join(plain(name) for name in simulated)}" if simulated else ""
+    return Text.assemble(
+        (f"SIMULATED QKD{names}.", "bold magenta"),
+        (f" {HYBRID}{SIMULATED} = with a simulated QKD key, no safer than pqc", "magenta"),
+    )
 
 
 def _summary(tunnels: list[TunnelStatus]) -> Text:
@@ -46,7 +62,7 @@ def _summary(tunnels: list[TunnelStatus]) -> Text:
 
 
 def _tunnels(tunnels: list[TunnelStatus]) -> list[RenderableType]:
-    width = _name_width([tunnel.name for tunnel in tunnels])
+    width = name_width([tunnel.name for tunnel in tunnels])
     head = f"  {'TUNNEL':{width}}" + "".join(f"  {title:>{columns}}" for title, columns in _COLUMNS)
     parts: list[RenderableType] = [Text(head, "dim", no_wrap=True)] if tunnels else []
     for tunnel in tunnels:
@@ -61,7 +77,7 @@ def _tunnel(tunnel: TunnelStatus, width: int) -> Text:
     shut = tunnel.state == "closed"
     cells = (
         "CLOSED" if shut else "open",
-        tunnel.level or "-",
+        (tunnel.level or "-") + (SIMULATED if tunnel.level and tunnel.simulated else ""),
         str(tunnel.epoch or "-"),
         span(tunnel.key_age_s),
         span(None if shut else tunnel.expires_in_s),
@@ -69,7 +85,7 @@ def _tunnel(tunnel: TunnelStatus, width: int) -> Text:
     )
     line = Text(no_wrap=True)
     line.append(f"{mark} ", style)
-    line.append(_cut(tunnel.name, width), "bold")
+    line.append(cut(tunnel.name, width), "bold")
     for cell, (_, columns) in zip(cells, _COLUMNS, strict=True):
         line.append(f"  {cell:>{columns}}", style if cell in ("open", "CLOSED") or mark == "!" else "")
     return line
@@ -81,7 +97,12 @@ def _mark(tunnel: TunnelStatus) -> tuple[str, str]:
         return "x", "bold red"
     if tunnel.expires_in_s is not None and tunnel.expires_in_s < SOON * tunnel.expiry_s:
         return "!", "bold yellow"
-    return "*", "green"
+    return ("!", "bold yellow") if _fallen(tunnel) else ("*", "green")
+
+
+def _fallen(tunnel: TunnelStatus) -> bool:
+    """Whether its key lacks the QKD part that it was to have."""
+    return tunnel.state == "open" and bool(tunnel.qkd) and tunnel.level != HYBRID
 
 
 def _details(tunnel: TunnelStatus) -> list[Text]:
@@ -89,6 +110,8 @@ def _details(tunnel: TunnelStatus) -> list[Text]:
     lines: list[Text] = []
     if tunnel.state == "closed":
         lines.append(Text(f"closed: {plain(tunnel.why) or 'no key has become live yet'}", "red"))
+    if _fallen(tunnel):
+        lines.append(Text(f"fallen back to {tunnel.level}: its key has no part of link {plain(tunnel.qkd)}", "yellow"))
     busy = "" if tunnel.phase == "idle" else f", now: {plain(tunnel.phase)}"
     lines.append(
         Text(
@@ -114,14 +137,14 @@ def _details(tunnel: TunnelStatus) -> list[Text]:
 
 
 def _peers(peers: list[PeerStatus]) -> list[RenderableType]:
-    width = _name_width([peer.name for peer in peers])
+    width = name_width([peer.name for peer in peers])
     parts: list[RenderableType] = [Text(f"  {'PEER':{width}}  SESSION", "dim")] if peers else [Text("no peer is known")]
     for peer in peers:
         up = peer.session == "up"
         since = "" if peer.since_s is None else f" {span(peer.since_s)}"
         what = [f"{peer.session}{since}", plain(peer.endpoint), plain(peer.suite) if up else ""]
         line = Text.assemble(
-            ("* " if up else "x ", "green" if up else "red"), (_cut(peer.name, width), "bold"), "  "
+            ("* " if up else "x ", "green" if up else "red"), (cut(peer.name, width), "bold"), "  "
         ).append(", ".join(part for part in what if part), "" if up else "red")
         parts.append(line)
         if not up:
@@ -133,13 +156,3 @@ def _peers(peers: list[PeerStatus]) -> list[RenderableType]:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _name_width(names: list[str]) -> int:
-    return min(MAX_NAME, max([6, *map(len, names)]))
-
-
-def _cut(name: str, width: int) -> str:
-    """A name in exactly `width` columns."""
-    shown = plain(name)
-    return f"{shown:{width}}" if len(shown) <= width else f"{shown[: width - 1]}…"

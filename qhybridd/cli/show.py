@@ -19,24 +19,38 @@ REDRAW_S: Final = 1.0
 @click.option("--watch", is_flag=True, help="Draw it again each second until Ctrl-C.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, watch: bool) -> None:
-    """Show peers and tunnels.
+    """Show tunnels, QKD links and peers.
 
     \b
+    Tunnels
     STATE      open, or CLOSED and why
     LEVEL      what the live key rests on: hybrid (QKD and ML-KEM),
-               pqc (ML-KEM), classical
+               pqc (ML-KEM), classical; hybrid* took a simulated QKD key
+               and is no safer than pqc
     EPOCH      the number of the live key, counting up
     KEY AGE    since both ends combined it
     CLOSES IN  until its hard expiry: the kernel then stops the traffic
     HANDSHAKE  when WireGuard's last one was
 
     \b
-    Marks: * well, ! not renewed in time and about to close, x closed or down.
+    Links
+    QBER       error rate of the last block, in the worse basis; above
+               the link's qber_most it is taken for an attack
+    KEY RATE   secret key of the last minute
+    STORE      of this end's keys: ready, warning (nearly empty), charging
+               (fills up after it was empty), empty
+    KEYS       in store for both ends, one for each rotation
+    LIGHT      whether the photon stream is connected
+
+    \b
+    Marks: * well; ! about to close, or fallen back below hybrid, or a link
+    that starts; x closed or down.
 
     \b
     Examples:
       qhybridd status --watch
       qhybridd status --json | jq '.tunnels[] | {name, state, level}'
+      qhybridd status --json | jq '.links[] | {name, qber_test, store}'
     """
     path = site_of(ctx).socket_path()
     if as_json:
@@ -79,7 +93,7 @@ def _watch(path: Path) -> None:
                 console.print()
                 time.sleep(REDRAW_S)
                 picture = _picture(path)
-        with Live(picture, console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+        with Live(picture, console=console, screen=True, auto_refresh=False, vertical_overflow="ellipsis") as live:
             while True:
                 time.sleep(REDRAW_S)
                 picture = _picture(path)

@@ -29,16 +29,22 @@ class Changes:
     """Fields of `GatewayConfig` that differ; they take effect at the next start."""
     peers: Difference
     tunnels: Difference
+    links: Difference = Difference()
 
     def __bool__(self) -> bool:
-        return bool(self.gateway or self.peers or self.tunnels)
+        return bool(self.gateway or self.peers or self.tunnels or self.links)
 
 
 def changes(old: Config, new: Config) -> Changes:
     """From `old` to `new`. A `Config` has no contents of key files: hold pins and PSKs against each other too."""
     fields = type(old.gateway).__dataclass_fields__
     gateway = tuple(name for name in fields if getattr(old.gateway, name) != getattr(new.gateway, name))
-    return Changes(gateway, difference(old.peers, new.peers), difference(old.tunnels, new.tunnels))
+    return Changes(
+        gateway,
+        difference(old.peers, new.peers),
+        difference(old.tunnels, new.tunnels),
+        difference(old.links, new.links),
+    )
 
 
 def difference(old: Mapping[str, T], new: Mapping[str, T]) -> Difference:

@@ -7,9 +7,10 @@ opens a secret or changes anything.
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from qhybridd.config import rules, values
+from qhybridd.config.links import read_link
 from qhybridd.config.places import Places
 from qhybridd.config.records import Config, ConfigError, GatewayConfig, PeerConfig, Renew, TunnelConfig
 from qhybridd.config.tables import Problems, Table
@@ -119,20 +120,25 @@ def _read(root: Table) -> Config:
     gateway = _read_gateway(root)
     peers = [_read_peer(table) for table in root.tables("peer", values.peer_name)]
     tunnels = [_read_tunnel(table) for table in root.tables("tunnel", values.tunnel_name)]
+    links = [read_link(table) for table in root.tables("link", values.link_name)]
     root.finish()
-    return Config(gateway, {peer.name: peer for peer in peers}, {tunnel.name: tunnel for tunnel in tunnels})
+    return Config(
+        gateway,
+        {peer.name: peer for peer in peers},
+        {tunnel.name: tunnel for tunnel in tunnels},
+        {link.name: link for link in links},
+    )
 
 
 def _read_gateway(root: Table) -> GatewayConfig:
     default = GatewayConfig()
-    raw: dict[str, Any] = root.get("gateway", dict, lambda table: table, {})
-    table = Table(raw, ("gateway",), root.problems)
+    table = root.table("gateway") or Table({}, ("gateway",), root.problems)
     gateway = GatewayConfig(
-        identity=_path(table, "identity", default.identity),
-        peers=_path(table, "peers", default.peers),
+        identity=table.get_path("identity", default.identity),
+        peers=table.get_path("peers", default.peers),
         listen=table.get_list("listen", values.listener, default.listen),
-        runtime=_path(table, "runtime", default.runtime),
-        state=_path(table, "state", default.state),
+        runtime=table.get_path("runtime", default.runtime),
+        state=table.get_path("state", default.state),
         suites=table.get_list("suites", _suite, default.suites),
         mark=table.get("mark", int, _mark, default.mark),
     )
@@ -146,7 +152,7 @@ def _read_peer(table: Table) -> PeerConfig:
     peer = PeerConfig(
         name=table.path[-1],
         endpoints=table.get_list("endpoints", values.endpoint, ()),
-        bootstrap_psk=_optional_path(table, "bootstrap_psk"),
+        bootstrap_psk=table.get_path("bootstrap_psk", Path()) if "bootstrap_psk" in table else None,
     )
     table.finish()
     return peer
@@ -162,28 +168,15 @@ def _read_tunnel(table: Table) -> TunnelConfig:
         protects=table.need_list("protects", values.prefix),
         excepts=table.get_list("except", values.prefix, ()),
         renew=table.get("renew", str, _renew, default.renew),
-        period_s=_duration(table, "period", default.period_s),
-        expiry_s=_duration(table, "expiry", default.expiry_s),
+        period_s=table.get_duration("period", default.period_s),
+        expiry_s=table.get_duration("expiry", default.expiry_s),
         least=table.get("least", str, _level, default.least),
         kems=table.get_list("kems", values.kem_name, default.kems),
+        qkd=table.get("qkd", str, values.link_name, default.qkd),
+        simulated=table.get("simulated", bool, bool, default.simulated),
     )
     table.finish()
     return tunnel
-
-
-def _path(table: Table, key: str, default: Path) -> Path:
-    """A path; a relative one counts from the directory of the file."""
-    return table.get(key, str, lambda text: table.problems.source.parent / values.path(text), default)
-
-
-def _optional_path(table: Table, key: str) -> Path | None:
-    """The same where there need not be one."""
-    return _path(table, key, Path()) if key in table else table.get(key, str, lambda _: None, None)
-
-
-def _duration(table: Table, key: str, default_s: int) -> int:
-    """A duration; a bare number gets the hint that it deserves."""
-    return table.get(key, str, values.duration, default_s, hint='Write the unit: {key} = "{value}s".')
 
 
 def _suite(text: str) -> str:

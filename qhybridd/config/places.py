@@ -1,8 +1,9 @@
 """Where a table or a key stands in a TOML text, by line.
 
 tomllib gives no positions. This scanner runs over a text that tomllib accepted, finds `[table]` headers and `key =`
-lines, and steps over strings, arrays and inline tables. What stands inside an inline table is not looked into; `line`
-then falls back to the innermost thing around it that was found, so that it may be coarse but not wrong.
+lines, and steps over strings, arrays and inline tables. The tables of an array count from 0: the first `[[a.b]]` is
+("a", "b", "0"). What stands inside an inline table is not looked into; `line` then falls back to the innermost thing
+around it that was found, so that it may be coarse but not wrong.
 """
 
 import re
@@ -13,11 +14,11 @@ Path = tuple[str, ...]
 
 _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _DOTTED: Final = rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*"
-_HEADER: Final = re.compile(rf"[ \t]*\[{{1,2}}[ \t]*({_DOTTED})[ \t]*\]{{1,2}}")
+_HEADER: Final = re.compile(rf"[ \t]*(\[{{1,2}})[ \t]*({_DOTTED})[ \t]*\]{{1,2}}")
 _ASSIGN: Final = re.compile(rf"[ \t]*({_DOTTED})[ \t]*=")
 _BARE: Final = re.compile(r"[A-Za-z0-9_.-]+")
 MAX_DEPTH: Final = 8
-"""Parts of a dotted key that are remembered; the schema has three."""
+"""Parts of a dotted key that are remembered; the schema has seven."""
 # What may stand in a value: strings first, since brackets and `#` inside them mean nothing.
 _TOKEN: Final = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}'
@@ -55,13 +56,17 @@ def _scan(text: str) -> tuple[dict[Path, int], Path]:
     """
     lines: dict[Path, int] = {}
     table: Path = ()
+    members: dict[Path, int] = {}
     at = 0
     line = 1
     while at < len(text):
         header = _HEADER.match(text, at)
         assign = None if header else _ASSIGN.match(text, at)
         if header:
-            table = _split(header[1])
+            table = _split(header[2])
+            if header[1] == "[[":
+                members[table] = members.get(table, -1) + 1
+                table = (*table, str(members[table]))
             _note(lines, table, line)
             at = header.end()
         elif assign:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from qhybridd.crypto.levels import Level
+from qhybridd.distill.authenticate import Role
+from qhybridd.distill.terms import Bound, Protocol
 from qhybridd.errors import OperatorError
+from qhybridd.optics.parameters import Optics
 
 Prefix = IPv4Network | IPv6Network
 Renew = Literal["wait", "reset"]
@@ -16,6 +19,9 @@ PEER_SUFFIX: Final = ".peer"
 REVOKED: Final = "revoked"
 """Directory beside the peer files that holds the revoked ones, as `FINGERPRINT.NAME.peer`."""
 DEFAULT_PORT: Final = 7420
+DEFAULT_PHOTON_PORT: Final = 7421
+KEY_BITS: Final = 256
+"""Of one key in a link's store: what one rotation takes."""
 DEFAULT_MARK: Final = 0x7148
 """SO_MARK of the control sockets: `qH`, so that rules can tell them from the traffic that they key."""
 
@@ -107,6 +113,51 @@ class TunnelConfig:
     """The lowest level of key that may carry traffic."""
     kems: tuple[str, ...] = ("ml-kem-768",)
     """KEMs of the rotation; the first is built in, each further one is an additional input."""
+    qkd: str | None = None
+    """The link whose keys it takes; None: it never gets above `pqc`."""
+    simulated: bool = False
+    """Whether keys of a simulated link count as QKD for this tunnel: only where the operator wrote so."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """A `[link.NAME]` table: a QKD link to a peer. So far every link is simulated, and says so."""
+
+    name: str
+    """The same at both gateways."""
+    peer: str
+    role: Role
+    """Which end of the fibre this gateway has."""
+    psk: Path
+    """File of the link's PSK, the same at both gateways: what its first tags rest on."""
+    photons: Endpoint
+    """alice: where she listens for the other end of the fibre; bob: where he finds hers."""
+    simulation: Optics = field(default_factory=Optics)
+    """`[link.NAME.simulation]`: source, fibre and receiver; the same at both gateways."""
+    bound: Bound = Bound.WIESEMANN_ONE
+    epsilon_sec: float = 1e-10
+    epsilon_cor: float = 1e-15
+    qber_most: float = 0.08
+    block_clicks: int = 2_000_000
+    """Sifted clicks in the key basis that a block is to have."""
+    capacity_bits: int = 1 << 20
+    """What the key store holds for each of the two directions; beyond that the oldest keys go."""
+    max_age_s: int = 3600
+    """Keys that nobody used for so long go too."""
+
+    @property
+    def protocol(self) -> Protocol:
+        """What the key length is proven for. Raises `OperatorError` (config.value) where the proof would not hold."""
+        source = self.simulation.source
+        return Protocol(
+            source.intensities,
+            source.intensity_probabilities,
+            source.key_basis_probability,
+            self.bound,
+            self.epsilon_sec,
+            self.epsilon_cor,
+            self.qber_most,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +167,4 @@ class Config:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     peers: dict[str, PeerConfig] = field(default_factory=dict)
     tunnels: dict[str, TunnelConfig] = field(default_factory=dict)
+    links: dict[str, LinkConfig] = field(default_factory=dict)

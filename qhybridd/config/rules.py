@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from qhybridd.config import values
+from qhybridd.config.links import check_links
 from qhybridd.config.records import PEER_SUFFIX, REVOKED, Config, GatewayConfig, PeerConfig, Prefix, TunnelConfig
 from qhybridd.config.tables import Problems
 from qhybridd.crypto.levels import MAX_KEMS, Level
@@ -26,11 +27,13 @@ def check(config: Config, problems: Problems) -> None:
     for tunnel in config.tunnels.values():
         _check_times(tunnel, problems)
         _check_level(tunnel, problems)
+        _check_qkd(tunnel, config, problems)
         _check_kems(tunnel, problems)
         _check_prefixes(tunnel, problems)
     _check_devices(config, problems)
     _check_overlap(config, problems)
     _check_underlay(config, problems)
+    check_links(config, problems)
 
 
 def find_files(config: Config, problems: Problems) -> Config:
@@ -50,10 +53,10 @@ def find_files(config: Config, problems: Problems) -> Config:
             message = f"{name} has {len(files)} peer files, more than {MAX_PINS}"
             problems.add(("gateway", "peers"), "config.value", message, "Revoke the old ones: `qhybridd peer revoke`.")
     revoked = _revoked_names(gateway.peers)
-    for tunnel in config.tunnels.values():
-        if tunnel.peer in revoked:
+    for name in (*(tunnel.peer for tunnel in config.tunnels.values()), *(link.peer for link in config.links.values())):
+        if name in revoked:
             # Its tunnels stay closed; that they are configured is no reason to keep the others from starting.
-            peers.setdefault(tunnel.peer, PeerConfig(tunnel.peer))
+            peers.setdefault(name, PeerConfig(name))
     for peer in peers.values():
         if not peer.files and peer.name not in revoked:
             hint = f"Add its file with `qhybridd peer add --name {peer.name} FILE`, or remove the table."
@@ -62,13 +65,16 @@ def find_files(config: Config, problems: Problems) -> Config:
         if peer.bootstrap_psk:
             hint = "Make one with `wg genpsk`, mode 0600, the same at both gateways."
             _expect_file(peer.bootstrap_psk, ("peer", peer.name, "bootstrap_psk"), hint, problems)
-    for tunnel in config.tunnels.values():
-        if tunnel.peer and tunnel.peer not in peers:
-            hint = (
-                values.nearest(tunnel.peer, tuple(peers)) or f"Add it: `qhybridd peer add --name {tunnel.peer} FILE`."
-            )
-            path = ("tunnel", tunnel.name, "peer")
-            problems.add(path, "config.reference", f'there is no peer "{tunnel.peer}"', hint)
+    for link in config.links.values():
+        if not problems.noted("link", link.name, "psk") and link.psk != problems.source:
+            hint = "Make one with `wg genpsk`, mode 0600, the same at both gateways."
+            _expect_file(link.psk, ("link", link.name, "psk"), hint, problems)
+    named = [(("tunnel", tunnel.name, "peer"), tunnel.peer) for tunnel in config.tunnels.values()]
+    named += [(("link", link.name, "peer"), link.peer) for link in config.links.values()]
+    for path, name in named:
+        if name and name not in peers:
+            hint = values.nearest(name, tuple(peers)) or f"Add it: `qhybridd peer add --name {name} FILE`."
+            problems.add(path, "config.reference", f'there is no peer "{name}"', hint)
     return replace(config, peers=peers)
 
 
@@ -158,13 +164,35 @@ def _check_level(tunnel: TunnelConfig, problems: Problems) -> None:
     path = ("tunnel", tunnel.name, "least")
     if problems.noted(*path):
         return
-    if tunnel.least is Level.HYBRID:
-        hint = 'This version has no key source yet: set least = "pqc" to run the tunnel on ML-KEM and X25519.'
+    if tunnel.least is Level.HYBRID and tunnel.qkd is None and not problems.noted(*path[:2], "qkd"):
+        hint = 'Name its link: qkd = "LINK", or set least = "pqc" to run the tunnel on ML-KEM and X25519.'
         message = "hybrid keys need a QKD key source, and the tunnel has none: it would never open"
         problems.add(path, "source.none", message, hint)
     elif tunnel.least is Level.CLASSICAL:
         message = "a classical key is a fallback and needs a time budget, which this version cannot keep"
         problems.add(path, "config.policy", message, 'Set least = "pqc".')
+
+
+def _check_qkd(tunnel: TunnelConfig, config: Config, problems: Problems) -> None:
+    """Its link leads to the same peer, and where that is a simulation the operator said that he knows."""
+    path = ("tunnel", tunnel.name)
+    if tunnel.qkd is None:
+        if tunnel.simulated and not problems.noted(*path, "qkd"):
+            message = "the tunnel takes no QKD keys, so that there is nothing simulated about it"
+            problems.add((*path, "simulated"), "config.value", message, 'Name its link: qkd = "LINK", or remove it.')
+        return
+    link = config.links.get(tunnel.qkd)
+    if link is None:
+        hint = values.nearest(tunnel.qkd, tuple(config.links)) or f"Define it: `[link.{tunnel.qkd}]`."
+        problems.add((*path, "qkd"), "config.reference", f'there is no link "{tunnel.qkd}"', hint)
+        return
+    if tunnel.peer and link.peer and link.peer != tunnel.peer:
+        message = f"link {link.name} leads to {link.peer}, and the tunnel to {tunnel.peer}"
+        problems.add((*path, "qkd"), "config.reference", message, "Name a link to the tunnel's own peer.")
+    if not tunnel.simulated and not problems.noted(*path, "simulated"):
+        message = f"link {link.name} is simulated: its keys protect nothing against a quantum computer"
+        hint = "Write simulated = true in the tunnel to take them all the same, for a trial."
+        problems.add((*path, "qkd"), "source.simulated", message, hint)
 
 
 def _check_kems(tunnel: TunnelConfig, problems: Problems) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from qhybridd.config.places import Places
-from qhybridd.config.values import nearest
+from qhybridd.config.values import duration, nearest
+from qhybridd.config.values import path as read_path
 from qhybridd.errors import OperatorError
 
 R = TypeVar("R")
@@ -21,9 +22,12 @@ MAX_PROBLEMS: Final = 100
 MAX_LIST: Final = 4096
 """Entries of one array."""
 
-_KINDS: Final[dict[type, tuple[str, str]]] = {
+_KINDS: Final[dict[Any, tuple[str, str]]] = {
     str: ("a string in quotes", 'Put it in quotes, e.g. {key} = "{value}".'),
-    int: ("a whole number", "Write it without quotes, e.g. {key} = 0x7148."),
+    int: ("a whole number", "Write it without quotes and without a point, e.g. {key} = 42."),
+    float: ("a number", "Write it without quotes, e.g. {key} = 0.4 or {key} = 1e-10."),
+    bool: ("true or false", "Write it without quotes: {key} = true."),
+    tuple[float, ...]: ("a list of numbers", "Write numbers in brackets, e.g. {key} = [0.4, 0.12]."),
     dict: ("a table", "Write `[{key}]` on a line of its own, and its keys below."),
     list: ("a list", 'Put it in brackets, e.g. {key} = ["{value}"].'),
 }
@@ -105,6 +109,36 @@ class Table:
         if self._raw.get(key) == []:
             self.note(key, "config.value", "the list is empty", "List at least one.")
         return self.need(key, list, lambda items: self._read_list(key, items, read), ())
+
+    def get_path(self, key: str, default: Path) -> Path:
+        """A path; a relative one counts from the directory of the file."""
+        return self.get(key, str, self._resolve, default)
+
+    def need_path(self, key: str) -> Path:
+        """The same where there must be one; the file's own path is its stand-in."""
+        return self.need(key, str, self._resolve, self.problems.source)
+
+    def get_duration(self, key: str, default_s: int) -> int:
+        """Seconds; a bare number gets the hint that it deserves."""
+        return self.get(key, str, duration, default_s, hint='Write the unit: {key} = "{value}s".')
+
+    def _resolve(self, text: str) -> Path:
+        return self.problems.source.parent / read_path(text)
+
+    def table(self, key: str) -> "Table | None":
+        """An optional table under `key`."""
+        hint = f"Write `[{'.'.join((*self.path, key))}]` on a line of its own, and its keys below."
+        raw: dict[str, Any] | None = self.get(key, dict, lambda table: table, None, hint=hint)
+        return None if raw is None else Table(raw, (*self.path, key), self.problems)
+
+    def array(self, key: str) -> list["Table"]:
+        """The tables of an optional array, `[[key]]` each; the path of the first one ends in `0`."""
+        hint = f"Write `[[{'.'.join((*self.path, key))}]]` on a line of its own for each, and its keys below."
+        items: list[Any] = self.get(key, list, lambda found: found, [], hint=hint)
+        if not all(isinstance(item, dict) for item in items):
+            self.note(key, "config.value", "this must be an array of tables", hint)
+            return []
+        return [Table(raw, (*self.path, key, str(index)), self.problems) for index, raw in enumerate(items)]
 
     def tables(self, key: str, name: Callable[[str], str]) -> list["Table"]:
         """The named tables under `key`, for instance `[peer.berlin]`; each name is checked."""

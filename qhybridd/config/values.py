@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_net
 from pathlib import Path
 from typing import Final
 
-from qhybridd.config.records import Endpoint, Prefix
+from qhybridd.config.records import DEFAULT_PORT, Endpoint, Prefix
 from qhybridd.errors import OperatorError
 
 MAX_DURATION_S: Final = 86_400
@@ -23,7 +23,7 @@ MAX_PATH_BYTES: Final = 4095
 WIREGUARD_KEY_BYTES: Final = 32
 
 _DURATION: Final = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
-_TUNNEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
+_WIRE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _PEER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _HOST_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
 _KEM_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", re.ASCII)
@@ -57,20 +57,20 @@ def duration(text: str) -> int:
     return total_s
 
 
-def endpoint(text: str) -> Endpoint:
-    """`192.0.2.1:7420`, `[2001:db8::1]:7420` or `gw.example:7420`."""
-    example = 'Write "192.0.2.1:7420", "[2001:db8::1]:7420" or "gw.example:7420".'
-    host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 0xFFFF):
+def endpoint(text: str, port: int = DEFAULT_PORT) -> Endpoint:
+    """`192.0.2.1:7420`, `[2001:db8::1]:7420` or `gw.example:7420`; `port` is the one that examples have."""
+    example = f'Write "192.0.2.1:{port}", "[2001:db8::1]:{port}" or "gw.example:{port}".'
+    host, colon, digits = text.rpartition(":")
+    if not colon or not (digits.isascii() and digits.isdigit() and len(digits) <= 5 and 0 < int(digits) <= 0xFFFF):
         raise unfit(f'"{text}" names no port between 1 and 65535', example)
     if host.startswith("[") and host.endswith("]"):
         try:
-            return Endpoint(str(IPv6Address(host[1:-1])), int(port))
+            return Endpoint(str(IPv6Address(host[1:-1])), int(digits))
         except ValueError:
             raise unfit(f'"{host}" is no IPv6 address', example) from None
     if ":" in host:
-        raise unfit(f'the IPv6 address in "{text}" needs brackets', f'Write "[{host}]:{port}" or give a port.')
-    return Endpoint(_host(host, text, example), int(port))
+        raise unfit(f'the IPv6 address in "{text}" needs brackets', f'Write "[{host}]:{digits}" or give a port.')
+    return Endpoint(_host(host, text, example), int(digits))
 
 
 def _host(host: str, text: str, example: str) -> str:
@@ -86,9 +86,9 @@ def _host(host: str, text: str, example: str) -> str:
     return host
 
 
-def listener(text: str) -> Endpoint:
+def listener(text: str, port: int = DEFAULT_PORT) -> Endpoint:
     """An endpoint to bind: an address, no name."""
-    found = endpoint(text)
+    found = endpoint(text, port)
     try:
         ip_address(found.host)
     except ValueError:
@@ -149,9 +149,18 @@ def interface(text: str) -> str:
 
 def tunnel_name(text: str) -> str:
     """A tunnel's name: it goes over the wire and into the key."""
-    if len(text) > MAX_NAME or not _TUNNEL_NAME.fullmatch(text):
+    return _wire_name(text, "a tunnel")
+
+
+def link_name(text: str) -> str:
+    """A link's name: it goes over the wire and into its tags."""
+    return _wire_name(text, "a link")
+
+
+def _wire_name(text: str, what: str) -> str:
+    if len(text) > MAX_NAME or not _WIRE_NAME.fullmatch(text):
         raise unfit(
-            f'"{text}" cannot be the name of a tunnel',
+            f'"{text}" cannot be the name of {what}',
             "Up to 63 letters, digits, `-`, `_` and `.`, beginning with a letter or digit.",
         )
     return text

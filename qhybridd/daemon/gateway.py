@@ -13,10 +13,12 @@ import msgspec
 from qhybridd import status
 from qhybridd.clock import boottime
 from qhybridd.config import changes, difference
+from qhybridd.config.changes import Difference
 from qhybridd.config.records import TunnelConfig
 from qhybridd.control import ControlServer
 from qhybridd.daemon.door import Door
 from qhybridd.daemon.host import tell_service_manager, watch_sleep
+from qhybridd.daemon.links import Links
 from qhybridd.daemon.peer import Peer
 from qhybridd.daemon.records import Records
 from qhybridd.daemon.report import report
@@ -56,6 +58,7 @@ class Gateway:
         gateway = site.config.gateway
         records = Records(gateway.runtime / "tunnels")
         self._services = Services(site.identity, site.suites, gateway.mark, self._guard, records, log, self._spawn)
+        self._links = Links(self._services, self.peers, self.tunnels)
         self._door = Door(site.identity, site.suites, self._pins, self.peers.get, told=self._on_refused, log=log)
         self._control = ControlServer(site.config.gateway.socket, self._answer, log)
         self._tasks: asyncio.TaskGroup | None = None
@@ -94,6 +97,8 @@ class Gateway:
         remaining = await self._guard.remaining()
         for site in self.site.peers.values():
             self._add_peer(site)
+        for link in self.site.links.values():
+            await self._links.add(link)
         await self._add_tunnels(self.site.config.tunnels.values(), remaining)
         await self._door.open(self.site.config.gateway.listen, self.site.config.gateway.mark)
         for peer in self.peers.values():
@@ -102,6 +107,7 @@ class Gateway:
     async def _shut_down(self) -> None:
         self._door.close()
         await self._control.close()
+        await self._links.stop()
         for peer in self.peers.values():
             await peer.stop()
         await asyncio.gather(*(tunnel.stop() for tunnel in self.tunnels.values()))
@@ -177,19 +183,21 @@ class Gateway:
 
     async def _add_tunnel(self, config: TunnelConfig, remaining_s: float) -> None:
         target = WireGuardTarget(self._devices, config.interface, config.wireguard_peer)
-        tunnel = Tunnel(config, policy_of(config), target, None, self._services)
+        tunnel = Tunnel(config, policy_of(config), target, self._links.source(config), self._services)
         self.tunnels[config.name] = tunnel
         peer = self.peers[config.peer]
         await tunnel.start(remaining_s, peer.fingerprints)
         if not peer.pins:
             await tunnel.close(act.Revoke())
         peer.add_tunnel(tunnel)
+        self._links.join(config)
 
     async def _remove_tunnel(self, name: str) -> Tunnel:
         tunnel = self.tunnels.pop(name)
         peer = self.peers.get(tunnel.config.peer)
         if peer is not None:
             peer.tunnels.pop(name, None)
+        self._links.leave(tunnel.config)
         await tunnel.stop()
         return tunnel
 
@@ -208,7 +216,7 @@ class Gateway:
     async def _reload(self, new: Site) -> status.Reloaded:
         old = self.site
         differ = changes(old.config, new.config)
-        peers, tunnels = difference(old.peers, new.peers), differ.tunnels
+        peers, tunnels, links = difference(old.peers, new.peers), differ.tunnels, difference(old.links, new.links)
         moved = tuple(name for name in tunnels.changed if _moved(old.config.tunnels[name], new.config.tunnels[name]))
         # What is given up is closed first, while the old guard still stands around it.
         gone = [await self._remove_tunnel(name) for name in (*tunnels.removed, *moved)]
@@ -223,9 +231,12 @@ class Gateway:
         self.site = replace(
             new, config=replace(new.config, gateway=old.config.gateway), identity=old.identity, suites=old.suites
         )
+        for name in (*links.removed, *links.changed):
+            await self._links.remove(name)
         for name in (*peers.removed, *peers.changed):
             await self._remove_peer(name)
         fresh = [self._add_peer(new.peers[name]) for name in (*peers.added, *peers.changed)]
+        await self._change_links(links, {name: old.peers[name].pins for name in peers.changed})
         for name in set(tunnels.changed) - set(moved):
             await self._remove_tunnel(name)
         for tunnel in self.tunnels.values():
@@ -238,9 +249,19 @@ class Gateway:
         )
         for peer in fresh:
             peer.start()
-        told = [f"{word} {kind} {name}" for kind, word, name in _told(peers, tunnels)]
+        told = [f"{word} {kind} {name}" for kind, word, name in _told(peers, tunnels, links)]
         self._log.info("reloaded", changes=told, needs_restart=list(differ.gateway))
         return status.Reloaded(told, list(differ.gateway))
+
+    async def _change_links(self, links: Difference, pins: Mapping[str, tuple[PeerPin, ...]]) -> None:
+        """Begin the new ones, and those that changed. `pins`: what the peers that are new under their name had."""
+        for name in (*links.added, *links.changed):
+            await self._links.add(self.site.links[name])
+        for name, before in pins.items():
+            peer = self.peers[name]
+            self._links.attach(peer)
+            if any(pin.public.fingerprint not in peer.fingerprints for pin in before):
+                await self._links.renew(name, self.site.links)
 
     def _refuse_when_stopping(self) -> None:
         if self._stop.is_set():
@@ -269,13 +290,18 @@ class Gateway:
             event: act.Event = act.Revoke() if last else act.CloseNow(_revoked())
             closing = peer.tunnels.values() if last else resting
             await asyncio.gather(*(tunnel.close(event) for tunnel in closing))
+            await self._links.renew(name, self.site.links)
             self._log.warning("revoked", peer=name, fingerprint=fingerprint.hex())
 
     async def _answer(self, request: status.Request) -> msgspec.Struct | None:
         match request:
             case status.StatusRequest():
                 return await report(
-                    self.site.identity.public, self._started_at, self.peers.values(), self.tunnels.values()
+                    self.site.identity.public,
+                    self._started_at,
+                    self.peers.values(),
+                    self.tunnels.values(),
+                    self._links.report(),
                 )
             case status.RotateRequest(name, reset):
                 tunnel = self.tunnels.get(name)
@@ -293,6 +319,8 @@ class Gateway:
             case status.RevokeRequest(name, fingerprint):
                 await self.revoke(name, bytes.fromhex(fingerprint))
                 return None
+            case status.FaultRequest():
+                return self._links.fault(request)
             case status.GuardRequest():
                 return status.report_guard(await self._guard.show())
 
@@ -307,7 +335,7 @@ def _is_address(host: str, address: str) -> bool:
 
 def _told(*differences: Any) -> list[tuple[str, str, str]]:
     words = []
-    for kind, differ in zip(("peer", "tunnel"), differences, strict=True):
+    for kind, differ in zip(("peer", "tunnel", "link"), differences, strict=True):
         for word in ("added", "removed", "changed"):
             words += [(kind, word, name) for name in getattr(differ, word)]
     return words

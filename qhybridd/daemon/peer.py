@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from qhybridd.clock import boottime
@@ -10,6 +12,9 @@ from qhybridd.crypto.ephemeral import OsEphemeral
 from qhybridd.daemon.services import Services
 from qhybridd.daemon.tunnel import Tunnel
 from qhybridd.errors import CODES, HostError, PeerError, ProgramError, QhybriddError
+from qhybridd.links import messages as link_msg
+from qhybridd.links import parts
+from qhybridd.links.link import LinkEnd
 from qhybridd.protocol import actions as act
 from qhybridd.protocol import messages as msg
 from qhybridd.protocol import peering
@@ -34,6 +39,7 @@ class Peer:
     ) -> None:
         self.name, self.pins, self.endpoints = name, pins, endpoints
         self.tunnels: dict[str, Tunnel] = {}
+        self.links: dict[str, LinkEnd] = {}
         self.trouble: QhybriddError | None = None
         """Why there is no session; None while there is one, and before the first dial."""
         self.since: float | None = None
@@ -42,6 +48,8 @@ class Peer:
         self._spawn = services.spawn
         self._wires: dict[int, Wire] = {}
         self._established: dict[int, Established] = {}
+        self._claimed: set[tuple[bytes, str]] = set()
+        """Links by session in which an end of them has spoken."""
         self._dial: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -111,6 +119,14 @@ class Peer:
             if number is not None and number in self._established:
                 tunnel.feed(act.SessionUp(self._established[number].session))
 
+    def add_link(self, link: LinkEnd) -> None:
+        """Distil its keys over the peer's session from now on."""
+        self.links[link.config.name] = link
+        link.carrier = self
+        session = self.session
+        if session is not None:
+            self._tell_link(link, lambda: link.session_up(session.session.hash))
+
     def incoming(self, wire: Wire, event: Established) -> None:
         """A connection that the peer opened has authenticated it."""
         number = self._peering.number()
@@ -140,6 +156,44 @@ class Peer:
                     self._spawn(self._drop_later(number, error))
                 return
 
+    # ---- what a link asks for
+
+    def claim(self, session: bytes, link: str) -> bool:
+        """Whether no end of this link has spoken in this session yet; from now on one has."""
+        fresh = (session, link) not in self._claimed
+        self._claimed.add((session, link))
+        return fresh
+
+    def tell(self, session: bytes, message: link_msg.Message) -> None:
+        """Send on the distillation channel of a session, if it is still there."""
+        number = self._number_of(session)
+        if number is None:
+            return
+        try:
+            self._wires[number].send(Channel.DISTILLATION, link_msg.encode(message))
+        except PeerError as error:
+            self._spawn(self._drop_later(number, error))
+
+    async def pass_on(self, session: bytes, message: link_msg.Message) -> None:
+        """Send a long message there as the channel drains. Raises `PeerError` (peer.closed) when the session ends."""
+        number = self._number_of(session)
+        if number is None:
+            raise PeerError("peer.closed", "the session ended before the message was sent")
+        await self._wires[number].wait_for_backlog(Channel.DISTILLATION, parts.BACKLOG_BYTES)
+        self.tell(session, message)
+        await asyncio.sleep(0)  # a fast peer leaves nothing to wait for, and others want to speak too
+
+    def renew(self) -> bool:
+        """Replace the session by a fresh handshake, as the hourly renewal does; False where only the peer can dial."""
+        possible = self._peering.renew(boottime())
+        self._rearm()
+        return possible
+
+    def _number_of(self, session: bytes) -> int | None:
+        return next((n for n, established in self._established.items() if established.session.hash == session), None)
+
+    # ---- pins and the end
+
     def revoke(self, fingerprint: bytes) -> bool:
         """Take a pin away; end the sessions that it authenticated. True when no pin is left."""
         self.pins = tuple(pin for pin in self.pins if pin.public.fingerprint != fingerprint)
@@ -164,7 +218,7 @@ class Peer:
             self._wires[number].close(code)
             established = self._established.pop(number, None)
             if established is not None:
-                self._feed_all(act.SessionDown(established.session.hash))
+                self._session_down(established)
         self._wires.clear()
 
     # ---- connections
@@ -175,8 +229,7 @@ class Peer:
                 case peering.Dial(number):
                     self._dial = self._spawn(self._connect(number))
                 case peering.Use(number):
-                    established = self._established[number]
-                    self._feed_all(act.SessionUp(established.session))
+                    self._session_up(self._established[number])
                 case peering.Drop(number):
                     wire = self._wires.get(number)
                     if wire is not None:
@@ -230,7 +283,7 @@ class Peer:
             self._refused += wire is None or not wire.connection.proven
         actions = self._peering.down(number, boottime())
         if established is not None:
-            self._feed_all(act.SessionDown(established.session.hash))
+            self._session_down(established)
         if self._peering.current is None:
             self.trouble = self._told_trouble(error)
             if established is not None:
@@ -266,7 +319,7 @@ class Peer:
         now = boottime()
         for number in self._peering.draining:
             established = self._established.get(number)
-            if established is None or not any(t.busy_with(established.session.hash) for t in self.tunnels.values()):
+            if established is None or not self._busy_with(established.session.hash):
                 self._peering.drained(number, now)
         if self._timer is not None:
             self._timer.cancel()
@@ -280,24 +333,62 @@ class Peer:
     def _message(self, number: int, channel: Channel, payload: bytes) -> None:
         wire, session = self._wires[number], self._established[number].session
         try:
-            if channel is not Channel.ROTATION:
-                raise PeerError("peer.order", f"a message on channel {channel.name.lower()}, which nothing here uses")
-            message = msg.decode(payload)
+            if channel is Channel.ROTATION:
+                self._rotation_message(session.hash, msg.decode(payload))
+            else:
+                self._link_message(session.hash, link_msg.decode(payload))
         except PeerError as error:
             wire.close(error.code)
             self._down(number, error)
             return
+        if self._peering.draining:
+            self._rearm()
+
+    def _rotation_message(self, session: bytes, message: msg.Message) -> None:
         tunnel = self.tunnels.get(message.tunnel)
         if tunnel is not None:
-            tunnel.feed(act.Received(session.hash, message))
+            tunnel.feed(act.Received(session, message))
         elif not isinstance(message, msg.Abort):
             epoch = getattr(message, "epoch", 0)
-            self.send(session.hash, msg.Abort(message.tunnel, epoch, "tunnel.unknown"))
+            self.send(session, msg.Abort(message.tunnel, epoch, "tunnel.unknown"))
             self._log.repeated(
                 "unknown tunnel", PeerError("tunnel.unknown", f"the peer keys a tunnel {message.tunnel}, unknown here")
             )
-        if self._peering.draining:
-            self._rearm()
+
+    def _link_message(self, session: bytes, message: link_msg.Message) -> None:
+        link = self.links.get(message.link)
+        if link is not None:
+            self._tell_link(link, lambda: link.receive(session, message))
+        elif isinstance(message, link_msg.Hello):
+            self.tell(session, link_msg.Refuse(message.link, "link.unknown"))
+            error = PeerError("link.unknown", f"the peer has a link {message.link}, unknown here")
+            self._log.repeated("unknown link", error)
+
+    def _tell_link(self, link: LinkEnd, tell: Callable[[], None]) -> None:
+        """A defect of a link is no matter of the session, nor of the tunnels."""
+        try:
+            tell()
+        except QhybriddError as error:
+            self._log.repeated("link", error, link=link.config.name)
+        except Exception as error:
+            self._log.defect(error, link=link.config.name)
+
+    def _busy_with(self, session: bytes) -> bool:
+        tunnels = any(tunnel.busy_with(session) for tunnel in self.tunnels.values())
+        return tunnels or any(link.uses(session) for link in self.links.values())
+
+    def _session_up(self, established: Established) -> None:
+        session = established.session
+        self._feed_all(act.SessionUp(session))
+        for link in list(self.links.values()):
+            self._tell_link(link, partial(link.session_up, session.hash))
+
+    def _session_down(self, established: Established) -> None:
+        session = established.session.hash
+        self._feed_all(act.SessionDown(session))
+        for link in list(self.links.values()):
+            self._tell_link(link, partial(link.session_down, session))
+        self._claimed = {(hash_, link) for hash_, link in self._claimed if hash_ != session}
 
     def _feed_all(self, event: act.Event) -> None:
         for tunnel in list(self.tunnels.values()):

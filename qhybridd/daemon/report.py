@@ -8,6 +8,7 @@ from typing import Literal, cast
 from qhybridd import __version__, status
 from qhybridd.clock import boottime
 from qhybridd.crypto.identity import PublicIdentity
+from qhybridd.crypto.levels import Level
 from qhybridd.daemon.peer import Peer
 from qhybridd.daemon.tunnel import Tunnel
 from qhybridd.errors import HostError
@@ -15,7 +16,11 @@ from qhybridd.targets.base import Observation
 
 
 async def report(
-    identity: PublicIdentity, started_at: float, peers: Iterable[Peer], tunnels: Iterable[Tunnel]
+    identity: PublicIdentity,
+    started_at: float,
+    peers: Iterable[Peer],
+    tunnels: Iterable[Tunnel],
+    links: list[status.LinkStatus],
 ) -> status.Status:
     """The status now. Devices are read; one that cannot be is told by its tunnel's reason."""
     return status.Status(
@@ -27,6 +32,7 @@ async def report(
         ),
         peers=[_peer(peer) for peer in peers],
         tunnels=list(await asyncio.gather(*(_tunnel(tunnel) for tunnel in tunnels))),
+        links=links,
     )
 
 
@@ -62,6 +68,8 @@ async def _tunnel(tunnel: Tunnel) -> status.TunnelStatus:
         state="open" if live else "closed",
         why="" if live else why,
         level=cast(Literal["hybrid", "pqc", "classical"], live.level.label) if live else None,
+        # Every link is simulated so far, also one that a reload took from the tunnel while its key is live.
+        simulated=live is not None and live.level is Level.HYBRID,
         epoch=live.epoch if live else 0,
         phase=rotation.phase.value,
         key_age_s=now - live.combined_at if live else None,
@@ -77,4 +85,5 @@ async def _tunnel(tunnel: Tunnel) -> status.TunnelStatus:
         last_error=status.LastError(error_.code, error_.message, error_.hint, now - tunnel.last_error_at)
         if error_
         else None,
+        qkd=config.qkd or "",
     )

@@ -4,14 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qhybridd.config import load_config
-from qhybridd.config.records import REVOKED, Config, Endpoint, TunnelConfig
+from qhybridd.config.records import REVOKED, Config, Endpoint, LinkConfig, TunnelConfig
 from qhybridd.crypto import kem
 from qhybridd.crypto.identity import Identity
+from qhybridd.errors import OperatorError
 from qhybridd.guard import GuardedTunnel, flatten
 from qhybridd.keyfiles import load_identity, load_pins, load_psk, revoked_name, stored_pins
+from qhybridd.links.planning import lay_out
 from qhybridd.policy import Policy
 from qhybridd.protocol.handshake import PeerPin
 from qhybridd.protocol.handshake_messages import Suite
+from qhybridd.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,14 @@ class PeerSite:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSite:
+    """One link, with the secret that its first tags rest on."""
+
+    config: LinkConfig
+    psk: Secret
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A configuration with its key files, and what the guard is to enforce."""
 
@@ -36,6 +47,7 @@ class Site:
     suites: tuple[Suite, ...]
     peers: dict[str, PeerSite]
     guarded: tuple[GuardedTunnel, ...]
+    links: dict[str, LinkSite]
 
 
 def load_site(path: Path) -> Site:
@@ -52,10 +64,19 @@ def load_site(path: Path) -> Site:
         former = tuple(PeerPin(pin.identity, name, revoked=True) for _, pin in revoked if revoked_name(pin) == name)
         pinned = tuple(PeerPin(pin.identity, name, psk) for pin in found)
         peers[name] = PeerSite(name, pinned, peer.endpoints or told, former)
+    links = {name: _link(link) for name, link in config.links.items()}
     guarded = guarded_of(config)
     flatten(guarded)
     labels = {suite.label: suite for suite in Suite}
-    return Site(config, identity, tuple(labels[label] for label in config.gateway.suites), peers, guarded)
+    return Site(config, identity, tuple(labels[label] for label in config.gateway.suites), peers, guarded, links)
+
+
+def _link(link: LinkConfig) -> LinkSite:
+    try:
+        lay_out(link.simulation, link.block_clicks)  # its two ends could not agree on blocks without light
+    except OperatorError as error:
+        raise OperatorError(error.code, error.message, where=f"link {link.name}", hint=error.hint) from None
+    return LinkSite(link, load_psk(link.psk))
 
 
 def guarded_of(config: Config) -> tuple[GuardedTunnel, ...]:
@@ -69,4 +90,6 @@ def guarded_of(config: Config) -> tuple[GuardedTunnel, ...]:
 def policy_of(tunnel: TunnelConfig) -> Policy:
     """The core's view of a tunnel's configuration."""
     codes = tuple(kem.by_name(name).code for name in tunnel.kems)
-    return Policy(tunnel.least, tunnel.period_s, tunnel.expiry_s, tunnel.renew == "reset", codes)
+    return Policy(
+        tunnel.least, tunnel.period_s, tunnel.expiry_s, tunnel.renew == "reset", codes, tunnel.qkd is not None
+    )

@@ -289,7 +289,8 @@ class Session(ABC):
 
     def _aborted(self, code: str) -> None:
         known = code in CODES and code.startswith("link.")
-        self._drop(code if known else "link.aborted", f"{self.peer.value} gave the block up: {code}", self.peer)
+        reason = f"{self.peer.value} gave the block up" + ("" if known else f": {code}")
+        self._drop(code if known else "link.aborted", reason, self.peer)
 
     def _drop(self, code: str, reason: str, ended_by: Role) -> None:
         self._wipe()

@@ -14,6 +14,8 @@ TIE_S: Final = 5.0
 """Two sessions dialled by both ends within this time are a tie: each end may have seen the other one first."""
 RENEW_S: Final = 3600.0
 """A fresh handshake replaces the session after this time, the dialler's affair."""
+RENEW_LEAST_S: Final = 20.0
+"""Whoever asks for one earlier waits until the session is so old."""
 DRAIN_S: Final = 10.0
 """How long a replaced session may go on to end its rotation."""
 BACKOFF_S: Final = 0.5
@@ -70,6 +72,8 @@ class Peering:
         self._failures = 0
         self._numbers = 0
         self._dial_at = now + (0.0 if lower else HIGHER_WAITS_S)
+        self._renew_at: float | None = None
+        """When a fresh handshake was asked for."""
 
     def number(self) -> int:
         """A number for a connection that the peer opened."""
@@ -100,6 +104,13 @@ class Peering:
         if connection in self._drain_until:
             self._drain_until[connection] = now
 
+    def renew(self, now: float) -> bool:
+        """Replace the session in use by a fresh handshake as soon as may be; False where only the peer can dial."""
+        if not self.dials or self.current is None:
+            return False
+        self._renew_at = max(now, self._sessions[self.current].since + RENEW_LEAST_S)
+        return True
+
     @property
     def draining(self) -> tuple[int, ...]:
         """Replaced sessions that still run."""
@@ -113,6 +124,7 @@ class Peering:
         if connection == self.dialling:
             self.dialling = None
         self._failures = 0
+        self._renew_at = None
         new = _Session(by_lower=dialled == lower, dialled=dialled, since=now)
         self._sessions[connection] = new
         old = self._sessions[self.current] if self.current is not None else None
@@ -148,6 +160,8 @@ class Peering:
         if self.current is None:
             return self._dial_at
         session = self._sessions[self.current]
+        if self._renew_at is not None:
+            return max(self._renew_at, self._dial_at)
         if not session.dialled:
             return float("inf")
         return max(session.since + RENEW_S, self._dial_at)

@@ -61,6 +61,8 @@ class Rotation:
             case act.Adopt(live, installed):
                 self._adopt(live, installed)
             case act.QkdSupply(ready):
+                if ready and not self._qkd_ready:
+                    self.schedule.fresh(now)  # what failed for want of a key need not wait any longer
                 self._qkd_ready = ready
             case act.RotateNow(reset):
                 self._rotate_now(reset=reset)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from qhybridd.apps.gateway import Gateway
 from qhybridd.apps.lab import Lab
 from qhybridd.apps.namespaces import NETNS, Namespace
 from qhybridd.clock import boottime
+from qhybridd.errors import HostError, OperatorError
+from qhybridd.keyfiles import load_psk
 
 DEMO = Path(__file__).parents[2] / "configs/demo"
 CONNECT = """
@@ -65,7 +68,7 @@ def test_a_tunnel_carries_every_packet_and_nothing_is_left(demo_configs: dict[st
             assert reading.gaps == ()
             assert began < reading.last_arrival_s < boottime()
         keys = [device for gateway in lab.gateways.values() for device in gateway.devices.values()]
-        assert len({device.public for device in keys}) == 4
+        assert len({device.public for device in keys}) == 6
     assert lab.leftovers() == []
 
 
@@ -142,6 +145,88 @@ def test_the_underlay_carries_both_address_families(demo_configs: dict[str, str]
     assert lab.leftovers() == []
 
 
+COUNT = """
+table inet count {
+  chain through {
+    type filter hook forward priority 0; policy accept;
+    tcp dport 7421 counter
+    counter
+  }
+}
+"""
+LISTEN = "import socket, sys; socket.create_server((sys.argv[1], int(sys.argv[2])), family=int(sys.argv[3])).accept()"
+
+
+def _packets(namespace: Namespace) -> list[int]:
+    """What the counters of `COUNT` say: to the photon port, and of all kinds."""
+    text = namespace.run(["nft", "list", "table", "inet", "count"])
+    return [int(part.split()[0]) for part in text.split("packets ")[1:]]
+
+
+@pytest.mark.parametrize("host", ["198.51.100.1", "2001:db8:100::1"])
+def test_the_photons_pass_through_the_middle_and_nothing_else_does(demo_configs: dict[str, str], host: str) -> None:
+    endpoint = f"[{host}]:7421" if ":" in host else f"{host}:7421"
+    configs = {name: text.replace("198.51.100.1:7421", endpoint) for name, text in demo_configs.items()}
+    with Lab(configs) as lab:
+        alice, bob = lab.gateways["alice"], lab.gateways["bob"]
+        assert lab.middle is not None
+        lab.middle.run(["nft", "-f", "-"], text=COUNT)
+        family = str(int(socket.AF_INET6 if ":" in host else socket.AF_INET))
+        server = alice.namespace.spawn([sys.executable, "-c", LISTEN, host, "7421", family])
+        try:
+            lab.wait(lambda: _dial(bob, host, 7421) == "", 5.0, "bob reaches alice's photon port")
+        finally:
+            server.end()
+        photons, all_packets = _packets(lab.middle)
+        assert 0 < photons < all_packets
+        assert _dial(bob, alice.underlay, 7420) == "refused"
+        _greet(lab, "wan")
+        assert _packets(lab.middle) == [photons, all_packets]
+        psks = [gateway.config.links["fibre"].psk for gateway in (alice, bob)]
+        assert load_psk(psks[0]) == load_psk(psks[1])
+    assert lab.leftovers() == []
+
+
+def test_who_is_in_the_middle_goes_with_the_laboratory(demo_configs: dict[str, str]) -> None:
+    with Lab(demo_configs) as lab:
+        lab.start_eve("--help")
+        assert lab.eve is not None and lab.eve.wait(10.0)
+        with pytest.raises(HostError, match="somebody"):
+            lab.start_eve("--help")
+        lab.stop_eve()
+        assert lab.eve is None and lab.eve_log.read_text()
+        lab.start_eve("--help")
+    assert lab.leftovers() == []
+
+
+def test_without_a_fibre_there_is_no_middle(demo_configs: dict[str, str]) -> None:
+    """The photons may as well share the underlay."""
+    with Lab({name: text.replace("198.51.100.1:7421", "192.0.2.1:7421") for name, text in demo_configs.items()}) as lab:
+        assert lab.middle is None
+        with pytest.raises(HostError, match="no fibre"):
+            lab.start_eve("--help")
+    assert lab.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("bob", "198.51.100.1:7421", "198.51.100.2:7421"),
+        ("bob", 'role = "bob"', 'role = "alice"'),
+        ("bob", "[link.fibre", "[link.fiber"),
+    ],
+)
+def test_ends_that_are_not_of_one_link_are_refused(demo_configs: dict[str, str], name: str, old: str, new: str) -> None:
+    text = demo_configs[name].replace(old, new)
+    if "fiber" in new:
+        text = text.replace('qkd = "fibre"', 'qkd = "fiber"')
+    lab = Lab(demo_configs | {name: text})
+    with pytest.raises(OperatorError) as caught, lab:
+        pass
+    assert caught.value.code == "host.lab"
+    assert lab.leftovers() == []
+
+
 class MishapError(Exception):
     pass
 
@@ -210,7 +295,7 @@ def test_no_process_outlives_a_killed_laboratory(tmp_path: Path) -> None:
         process.kill()
     names = list(NETNS.glob(f"qhy-{process.pid}-{tag}-*"))
     try:
-        assert len(names) == 2
+        assert len(names) == 3
         inodes = {path.stat().st_ino for path in names}
         deadline = time.monotonic() + 5
         while (alive := _inside(inodes)) and time.monotonic() < deadline:

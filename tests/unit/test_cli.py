@@ -18,7 +18,9 @@ import pytest
 
 from qhybridd.cli import main as main_module
 from qhybridd.cli.main import COMMANDS, main
+from qhybridd.crypto.identity import Identity
 from qhybridd.errors import CODES, OperatorError, PeerError
+from qhybridd.peerfile import export_peer
 from qhybridd.status import GatewayStatus, Reloaded, Status, TunnelStatus, answer, encode_line, refusal
 
 SHORT = "bb6n-lyim-qrnz-y2c6"
@@ -33,6 +35,7 @@ STATUS = Status(
             state="closed",
             why="no key has become live yet",
             level=None,
+            simulated=False,
             epoch=0,
             phase="idle",
             key_age_s=None,
@@ -267,6 +270,82 @@ def test_the_own_identity_is_no_peer(paris: Terminal) -> None:
     (paris.path / "peers" / "rome.peer").chmod(0o644)
     assert paris.run("check") == 1
     assert "own identity" in paris.err
+
+
+LINKED = """
+[peer.berlin]
+[tunnel.wan]
+peer = "berlin"
+interface = "wg0"
+wireguard_peer = "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg="
+protects = ["10.2.0.0/16"]
+qkd = "fibre"
+simulated = true
+[tunnel.office]
+peer = "berlin"
+interface = "wg1"
+wireguard_peer = "eXl5eXl5eXl5eXl5eXl5eXl5eXl5eXl5eXl5eXl5eXk="
+protects = ["10.3.0.0/16"]
+least = "pqc"
+qkd = "fibre"
+simulated = true
+[tunnel.plain]
+peer = "berlin"
+interface = "wg2"
+wireguard_peer = "enp6enp6enp6enp6enp6enp6enp6enp6enp6enp6eno="
+protects = ["10.4.0.0/16"]
+least = "pqc"
+[link.fibre]
+peer = "berlin"
+role = "bob"
+psk = "fibre.psk"
+photons = "192.0.2.1:7421"
+[link.fibre.simulation.fibre]
+length_km = 50.0
+"""
+
+
+def test_check_says_what_each_tunnel_rests_on(paris: Terminal) -> None:
+    paris.config.write_text(LINKED)
+    assert paris.run("check", "--syntax") == 0
+    rests = [line for line in paris.out.splitlines() if line.startswith("    rests on")]
+    assert [line.rpartition(";")[2] for line in rests] == [
+        " without those it closes",
+        " without those it falls back to pqc",
+        " no QKD",
+    ]
+    assert ["SIMULATED" in line for line in rests] == [True, True, False]
+    assert "link fibre: bob here, alice is berlin, photons to 192.0.2.1:7421" in paris.out
+    assert "SIMULATED: 1000 MHz over 50 km" in paris.out
+    assert "s of light give about" in paris.out and "they last 1h" in paris.out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("length_km = 50.0", "length_km = 300.0", "NO KEY: no block"),
+        ("length_km = 50.0", "length_km = 100.0", "LESS than until"),
+    ],
+)
+def test_check_says_when_a_link_gives_nothing(paris: Terminal, old: str, new: str, told: str) -> None:
+    text = LINKED.replace('psk = "fibre.psk"', 'psk = "fibre.psk"\nmax_age = "2s"')
+    paris.config.write_text(text.replace(old, new))
+    assert paris.run("check", "--syntax") == 0
+    assert told in paris.out
+
+
+def test_check_looks_at_the_psk_of_a_link(paris: Terminal) -> None:
+    paris.run("keygen")
+    paris.config.write_text(paris.config.read_text() + LINKED.replace("[peer.berlin]\n", ""))
+    (paris.path / "fibre.psk").write_text("short\n")
+    (paris.path / "fibre.psk").chmod(0o644)
+    (paris.path / "peers").mkdir(exist_ok=True)
+    (paris.path / "peers/berlin.peer").write_text(export_peer(Identity.generate(), "berlin", ()))
+    assert paris.run("check") == 1
+    assert f"chmod 600 {paris.path}/fibre.psk" in paris.err
+    (paris.path / "fibre.psk").chmod(0o600)
+    assert paris.run("check") == 1
+    assert "[file.malformed]" in paris.err and "fibre.psk" in paris.err
 
 
 # ---- the daemon's commands

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from qhybridd.cli.render import render
-from qhybridd.cli.words import period, size, span
-from qhybridd.status import GatewayStatus, LastError, PeerStatus, Status, TunnelStatus
+from qhybridd.cli.words import current, period, rate, size, span
+from qhybridd.status import GatewayStatus, LastError, LinkStatus, PeerStatus, Status, StoreStatus, TunnelStatus
 
 GATEWAY = GatewayStatus("ab" * 48, "bb6n-lyim-qrnz-y2c6", "0.1.0", 11_530.0)
 PEER = PeerStatus("berlin", "cd" * 48, "up", 7_400.0, "192.0.2.1:7420", "x25519-mlkem768", "")
@@ -20,6 +20,7 @@ OPEN = TunnelStatus(
     state="open",
     why="",
     level="pqc",
+    simulated=False,
     epoch=42,
     phase="idle",
     key_age_s=63.4,
@@ -66,12 +67,16 @@ class Picture:
 
 
 def draw(
-    *tunnels: TunnelStatus, peers: tuple[PeerStatus, ...] = (PEER,), width: int = 80, colour: bool = False
+    *tunnels: TunnelStatus,
+    peers: tuple[PeerStatus, ...] = (PEER,),
+    links: tuple[LinkStatus, ...] = (),
+    width: int = 80,
+    colour: bool = False,
 ) -> Picture:
     out = io.StringIO()
     colours = {"force_terminal": True, "color_system": "standard"} if colour else {"force_terminal": False}
     console = Console(file=out, width=width, highlight=False, **colours)
-    console.print(render(Status(GATEWAY, list(peers), list(tunnels))))
+    console.print(render(Status(GATEWAY, list(peers), list(tunnels), list(links))))
     return Picture([line.rstrip() for line in out.getvalue().splitlines()])
 
 
@@ -185,3 +190,146 @@ def test_sizes(count: int, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(20, "20s"), (120, "2m"), (90, "1m30s"), (3600, "1h"), (5400, "1h30m")])
 def test_periods(seconds: float, text: str) -> None:
     assert period(seconds) == text
+
+
+# ---- links
+
+STORE = StoreStatus("ready", 1_000_000, 51_200, 2_560, 512, 8_000, 307_200, 304_640, 25_600)
+LINK = LinkStatus(
+    name="fibre",
+    peer="berlin",
+    role="alice",
+    simulated=True,
+    state="up",
+    why="",
+    code="",
+    hint="",
+    photons="connected",
+    faults=[],
+    block=42,
+    kept=40,
+    dropped=2,
+    qber_key=0.0112,
+    qber_test=0.0131,
+    clicks_per_s=1_930_000.0,
+    key_bits_per_s=412_345.0,
+    block_age_s=2.4,
+    angle_rad=None,
+    current_a=None,
+    synchronised=None,
+    store=STORE,
+)
+
+
+def test_a_link_says_what_it_gives() -> None:
+    picture = draw(OPEN, links=(LINK,))
+    assert picture.line("* fibre").split() == ["*", "fibre", "up", "1.31", "%", "412", "kbit/s", "ready", "2390", "yes"]
+    assert "    SIMULATED: alice here, bob is berlin" in picture.lines
+    assert "    block 42, 40 kept, 2 dropped, last key 2s ago, 1.93 Mclick/s" in picture.lines
+    assert "    QBER X 1.12 % Z 1.31 %" in picture.lines
+    assert "    keys: 1200 here, 1190 there, 100 unconfirmed, 200 used, 10 expired, 2 burnt" in picture.lines
+    head, row = picture.line("  LINK"), picture.line("* fibre")
+    for title, cell in (("QBER", "1.31 %"), ("KEY RATE", "412 kbit/s"), ("STORE", "ready"), ("KEYS", "2390")):
+        assert head.index(title) + len(title) == row.index(cell) + len(cell)
+
+
+def test_a_simulation_says_so_at_the_top_and_beside_each_level() -> None:
+    taken = msgspec.structs.replace(OPEN, level="hybrid", simulated=True, qkd="fibre")
+    picture = draw(taken, links=(LINK,))
+    assert picture.line("* wan").split()[3] == "hybrid*"
+    assert picture.lines[1].startswith("SIMULATED QKD: fibre.") and "hybrid* = " in picture.lines[1]
+    assert draw(OPEN, links=(LINK,)).lines[1] == picture.lines[1]
+    assert draw(taken).lines[1].startswith("SIMULATED QKD.")  # the link is gone, its key is live
+    real = draw(
+        msgspec.structs.replace(taken, simulated=False), links=(msgspec.structs.replace(LINK, simulated=False),)
+    )
+    assert "SIMULATED" not in real.text and real.line("* wan").split()[3] == "hybrid"
+
+
+def test_a_fallback_stands_out() -> None:
+    fallen = draw(msgspec.structs.replace(OPEN, qkd="fibre"), links=(LINK,))
+    assert fallen.line("! wan").split()[3] == "pqc"
+    assert "    fallen back to pqc: its key has no part of link fibre" in fallen.lines
+    closed = draw(msgspec.structs.replace(CLOSED, qkd="fibre"))
+    assert closed.line("x lab") and "fallen" not in closed.text
+
+
+def test_a_link_that_is_down_says_why_and_what_was_broken() -> None:
+    down = msgspec.structs.replace(
+        LINK,
+        state="down",
+        why="a QBER of 25.1 % in the test basis",
+        code="link.attack",
+        hint="look there",
+        faults=["an eavesdropper: intercept-resend on 1 of the pulses"],
+        qber_test=0.251,
+        block_age_s=61.0,
+        photons="waiting",
+        synchronised=False,
+        angle_rad=-0.02,
+        current_a=2e-9,
+        store=msgspec.structs.replace(STORE, mark="empty", own_bits=0, peer_bits=0),
+    )
+    picture = draw(OPEN, links=(down,))
+    row = picture.line("x fibre").split()
+    assert row == ["x", "fibre", "DOWN", "25.10", "%", "412", "kbit/s", "empty", "0", "none"]
+    assert "    down: a QBER of 25.1 % in the test basis [link.attack]" in picture.lines
+    assert "    fix: look there" in picture.lines
+    assert "    broken on purpose: an eavesdropper: intercept-resend on 1 of the pulses" in picture.lines
+    for figure in ("angle -0.020 rad", "detectors 2 nA", "NOT SYNCHRONISED", "last key 1m01s ago"):
+        assert figure in " ".join(picture.text.split())
+
+
+def test_a_link_before_its_first_block() -> None:
+    starting = msgspec.structs.replace(
+        LINK, state="starting", why="no session yet", block=0, qber_key=None, qber_test=None, key_bits_per_s=0.0
+    )
+    picture = draw(OPEN, links=(starting,))
+    assert picture.line("! fibre").split()[2:6] == ["starting", "-", "0", "bit/s"]
+    assert "    starting: no session yet" in picture.lines
+    assert "    no block yet" in picture.lines
+
+
+def test_links_fit_80_columns_and_obey_nobody() -> None:
+    evil = "\x1b[2J\x1b]0;x\x07\r\n[bold]"
+    wild = msgspec.structs.replace(
+        LINK,
+        name=evil + "n" * 60,
+        peer="p" * 63,
+        state="starting",
+        why=evil,
+        code=evil,
+        hint=evil * 9,
+        faults=[evil],
+        key_bits_per_s=123_456_789.0,
+        clicks_per_s=999_499.0,
+        qber_key=1.0,
+        store=msgspec.structs.replace(STORE, mark="charging", own_bits=(1 << 20) * 200, peer_bits=0),
+    )
+    picture = draw(OPEN, links=(wild, LINK))
+    assert max(map(len, picture.lines)) <= 80
+    assert not set(picture.text) & {"\x1b", "\x07", "\r"}
+    assert "819200" in picture.line("! ")
+
+
+@pytest.mark.parametrize(
+    ("per_s", "text"),
+    [
+        (0.0, "0 bit/s"),
+        (999.4, "999 bit/s"),
+        (999.6, "1 kbit/s"),
+        (999_499.0, "999 kbit/s"),
+        (999_600.0, "1 Mbit/s"),
+        (1.234e9, "1.23 Gbit/s"),
+    ],
+)
+def test_rates(per_s: float, text: str) -> None:
+    assert rate(per_s, "bit") == text
+
+
+@pytest.mark.parametrize(
+    ("amperes", "text"),
+    [(0.0, "0 pA"), (2.15e-13, "0.215 pA"), (1e-9, "1 nA"), (9.996e-7, "1 µA"), (1e-3, "1e+03 µA")],
+)
+def test_currents(amperes: float, text: str) -> None:
+    assert current(amperes) == text

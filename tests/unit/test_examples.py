@@ -1,16 +1,20 @@
 """Each example is taken, as a text and with all of its files around it."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from qhybridd.cli.main import main
-from qhybridd.config import PeerConfig, load_config, parse_config
+from qhybridd.config import LinkConfig, PeerConfig, load_config, parse_config
 from qhybridd.crypto.identity import Identity
+from qhybridd.distill.authenticate import Role
 from qhybridd.keyfiles import create_identity, load_pins
+from qhybridd.optics.parameters import Detector, Fibre, Receiver, Source
 from qhybridd.peerfile import export_peer
 
 ROOT = Path(__file__).parents[2]
+PAIR = ("paris", "berlin")
 EXAMPLES = sorted((ROOT / "configs").rglob("*.toml"))
 
 
@@ -45,8 +49,33 @@ def test_it_is_taken_with_its_files(path: Path, tmp_path: Path, capsys: pytest.C
         if psk:
             psk.touch(mode=0o600)
             psk.write_text("eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=\n")
+    for link in draft.links.values():
+        link.psk.touch(mode=0o600)
+        link.psk.write_text("eXl5eXl5eXl5eXl5eXl5eXl5eXl5eXl5eXl5eXl5eXk=\n")
     config = load_config(site)
+    assert config.links.keys() == draft.links.keys()
     pins = load_pins(config.peers, config.gateway.peers)
     assert all(len(found) == 1 for found in pins.values())
     assert main(["-c", str(site), "check"]) == 0
     assert f"{site} is right." in capsys.readouterr().out
+
+
+def test_both_ends_of_the_link_describe_one_link() -> None:
+    """What one of them writes out are the defaults of the other."""
+    ends = [parse_config((ROOT / f"configs/link-{name}.toml").read_text(), ROOT).links["fibre"] for name in PAIR]
+    assert {end.role for end in ends} == set(Role)
+    alike = [replace(end, peer="", role=Role.ALICE) for end in ends]
+    assert alike[0] == alike[1]
+
+
+@pytest.mark.parametrize("table", [LinkConfig, Source, Fibre, Receiver, Detector])
+def test_the_example_and_the_manual_name_every_key(
+    table: type[LinkConfig | Source | Fibre | Receiver | Detector],
+) -> None:
+    example = (ROOT / "configs/link-paris.toml").read_text()
+    manual = (ROOT / "docs/config.md").read_text()
+    keys = {field.name for field in fields(table)} - {"name", "simulation", "detectors"}
+    renamed = {"capacity_bits": "capacity_keys", "max_age_s": "max_age"} if table is LinkConfig else {}
+    for key in (renamed.get(key, key) for key in keys):
+        assert f"\n{key} = " in example
+        assert f"| `{key}` |" in manual

@@ -1,6 +1,16 @@
 """Which session is in use, and when a peer is dialled."""
 
-from qhybridd.protocol.peering import DRAIN_S, HIGHER_WAITS_S, MAX_BACKOFF_S, RENEW_S, Dial, Drop, Peering, Use
+from qhybridd.protocol.peering import (
+    DRAIN_S,
+    HIGHER_WAITS_S,
+    MAX_BACKOFF_S,
+    RENEW_LEAST_S,
+    RENEW_S,
+    Dial,
+    Drop,
+    Peering,
+    Use,
+)
 
 
 def peering(*, lower: bool = True, dials: bool = True) -> Peering:
@@ -109,3 +119,42 @@ def test_when_the_new_session_dies_the_draining_one_is_used_again() -> None:
     p.up(second, dialled=False, lower=True, now=200.0)
     assert p.down(second, 201.0) == [Use(1)]
     assert p.current == 1 and p.draining == ()
+
+
+def test_a_fresh_handshake_may_be_asked_for_and_comes_when_the_session_is_old_enough() -> None:
+    p = peering()
+    assert not p.renew(100.0)  # there is no session to replace
+    (dial,) = p.tick(100.0)
+    assert isinstance(dial, Dial)
+    p.up(dial.connection, dialled=True, lower=True, now=101.0)
+    assert p.renew(102.0) and p.deadline() == 101.0 + RENEW_LEAST_S
+    assert p.tick(101.0 + RENEW_LEAST_S - 0.1) == []
+    (again,) = p.tick(101.0 + RENEW_LEAST_S)
+    assert isinstance(again, Dial)
+    assert p.up(again.connection, dialled=True, lower=True, now=122.0) == [Use(again.connection)]
+    assert p.draining == (dial.connection,)
+    p.drained(dial.connection, 122.0)
+    assert p.tick(122.0) == [Drop(dial.connection)]
+    assert p.deadline() == 122.0 + RENEW_S  # asked once, done once
+
+
+def test_a_dialled_end_with_an_endpoint_may_ask_too_and_one_without_may_not() -> None:
+    p = peering(lower=False)
+    p.up(p.number(), dialled=False, lower=False, now=100.0)
+    assert p.deadline() == float("inf")
+    assert p.renew(150.0) and p.tick(150.0) == [Dial(2)]
+    waits = peering(dials=False)
+    waits.up(waits.number(), dialled=False, lower=True, now=100.0)
+    assert not waits.renew(150.0) and waits.deadline() is None
+
+
+def test_a_fresh_handshake_that_fails_is_tried_again() -> None:
+    p = peering()
+    p.up(p.number(), dialled=False, lower=True, now=100.0)
+    assert p.renew(150.0)
+    (dial,) = p.tick(150.0)
+    assert isinstance(dial, Dial)
+    assert p.down(dial.connection, 151.0) == []
+    deadline = p.deadline()
+    assert deadline is not None and 151.0 < deadline < 152.0
+    assert len(p.tick(deadline)) == 1

@@ -539,3 +539,21 @@ def test_what_a_key_rests_on_is_the_identity_of_its_session() -> None:
     assert m.rotation.rests_on(HIGH), "an attempt is under way"
     m.receive(msg.Abort("wan", 0, "tunnel.late"))
     assert not m.rotation.rests_on(HIGH) and not m.rotation.rests_on(LOW)
+
+
+def test_a_strict_tunnel_goes_on_as_soon_as_there_are_keys_again() -> None:
+    """Whatever the backoff after attempts that failed for want of a key."""
+    strict = Policy(Level.HYBRID, 120, 300, reset=False, kems=(kem.ML_KEM_768,), qkd=True)
+    m = Machine(policy=strict)
+    for _ in range(6):
+        m.receive(state())
+        assert "source.empty" in m.errors()
+        m.now = m.rotation.deadline() or m.now
+        m.feed(act.Tick())
+    m.receive(state())
+    waits_until = m.rotation.deadline() or 0.0
+    assert waits_until > m.now + 5
+    m.feed(act.QkdSupply(ready=True))
+    assert isinstance(m.sent()[-1], msg.Ask)
+    m.receive(state())
+    assert isinstance(m.the(act.ReserveQkd), act.ReserveQkd)

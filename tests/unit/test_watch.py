@@ -5,18 +5,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from qhybridd.apps.demo import NAMES, ORDINARY, RESET, read_configs
+from qhybridd.apps.demo import LENIENT, LINK, NAMES, ORDINARY, STRICT, read_configs
 from qhybridd.apps.flow import Direction, Reading
 from qhybridd.apps.screen import Observation, summary
 from qhybridd.apps.traffic import Account
 from qhybridd.apps.watch import Look
 from qhybridd.config import parse_config
+from qhybridd.crypto.levels import Level
+from qhybridd.distill.authenticate import Role
 from qhybridd.status import GatewayStatus, Status, TunnelStatus
 
 
 def _tunnel(state: str, epoch: int, expires_in_s: float | None) -> TunnelStatus:
     return TunnelStatus(
-        name=RESET, peer="x", interface="wg0", state=state, why="", level="pqc", epoch=epoch, phase="idle",
+        name=STRICT, peer="x", interface="wg0", state=state, why="", level="pqc",
+        simulated=False, epoch=epoch, phase="idle",
         key_age_s=1.0, expires_in_s=expires_in_s, last_handshake_s=1.0, renew="reset", period_s=10, expiry_s=20,
         rotations=epoch, failures=0, rx_bytes=0, tx_bytes=0,
     )  # fmt: skip
@@ -32,12 +35,12 @@ def _look(*tunnels: TunnelStatus | None) -> Look:
 
 def test_a_look_says_what_both_gateways_agree_on() -> None:
     both = _look(_tunnel("open", 3, 12.0), _tunnel("open", 3, 12.5))
-    assert (both.states(RESET), both.epoch(RESET), both.deadline_s(RESET)) == ({"open"}, 3, 112.5)
+    assert (both.states(STRICT), both.epoch(STRICT), both.deadline_s(STRICT)) == ({"open"}, 3, 112.5)
     between = _look(_tunnel("open", 3, 2.0), _tunnel("closed", 4, None))
-    assert (between.states(RESET), between.epoch(RESET), between.deadline_s(RESET)) == ({"open", "closed"}, 0, 102.0)
+    assert (between.states(STRICT), between.epoch(STRICT), between.deadline_s(STRICT)) == ({"open", "closed"}, 0, 102.0)
     silent = _look(_tunnel("open", 3, 2.0), None)
-    assert (silent.states(RESET), silent.epoch(RESET)) == ({"open", "silent"}, 0)
-    assert _look(_tunnel("closed", 3, 5.0), _tunnel("closed", 3, None)).deadline_s(RESET) == 0
+    assert (silent.states(STRICT), silent.epoch(STRICT)) == ({"open", "silent"}, 0)
+    assert _look(_tunnel("closed", 3, 5.0), _tunnel("closed", 3, None)).deadline_s(STRICT) == 0
 
 
 def test_the_last_arrival_is_the_later_one_of_both_directions() -> None:
@@ -58,10 +61,15 @@ def test_a_missing_observation_is_marked() -> None:
 def test_the_demo_runs_on_two_good_configurations() -> None:
     parsed = {name: parse_config(text, Path(f"{name}.toml")) for name, text in read_configs().items()}
     alice, bob = (parsed[name] for name in NAMES)
-    assert alice.tunnels.keys() == bob.tunnels.keys() == {ORDINARY, RESET}
+    assert alice.tunnels.keys() == bob.tunnels.keys() == {ORDINARY, STRICT, LENIENT}
     for name, tunnel in alice.tunnels.items():
         other = bob.tunnels[name]
         assert (tunnel.renew, tunnel.period_s, tunnel.expiry_s) == (other.renew, other.period_s, other.expiry_s)
         assert not set(tunnel.protects) & set(other.protects)
     assert (alice.tunnels[ORDINARY].renew, alice.tunnels[ORDINARY].period_s) == ("wait", 120)
-    assert (alice.tunnels[RESET].renew, alice.tunnels[RESET].expiry_s) == ("reset", 20)
+    for name in (STRICT, LENIENT):
+        assert (alice.tunnels[name].renew, alice.tunnels[name].expiry_s) == ("reset", 20)
+    assert (alice.tunnels[STRICT].least, alice.tunnels[LENIENT].least) == (Level.HYBRID, Level.PQC)
+    ends = (alice.links[LINK], bob.links[LINK])
+    assert [end.role for end in ends] == [Role.ALICE, Role.BOB]
+    assert ends[0].simulation == ends[1].simulation
