@@ -80,7 +80,7 @@ sanitize: .stamps/venv ## the kernels and distillation under AddressSanitizer an
 	@cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 	  $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider --hypothesis-profile=short \
-	  tests/unit/test_kernel_*.py tests/unit/test_distill_*.py
+	  tests/unit/test_kernel_*.py tests/unit/test_distill_*.py tests/unit/test_optics_*.py
 
 live: .stamps/venv ## real daemons, devices and packets in network namespaces; prints what it measured
 	@$(BIN)/pytest -raP tests/netns
@@ -105,7 +105,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-anno
 
 lock: ## renew both requirements files from pyproject.toml
 	@$(BIN)/pip install --quiet uv
-	@$(COMPILE) --upgrade --extra dev -o requirements.lock
+	@$(COMPILE) --upgrade --extra dev --extra plot -o requirements.lock
 	@$(COMPILE) --extra build --constraints requirements.lock -o requirements-run.lock
 
 clean: ## remove what the build made

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import distillation, handshake, memory, rotation, start
+from bench import channel, distillation, handshake, memory, optics, photons, rotation, start
 from bench.figures import Figure
 
 
@@ -22,7 +22,7 @@ def main() -> int:
     console.print(f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}")
     table = Table("what", "figure", "goal", "how", title="Benchmarks")
     figures: list[Figure] = []
-    for stage in (distillation, handshake, rotation, start, memory):
+    for stage in (optics, photons, distillation, handshake, channel, rotation, start, memory):
         console.print(f"[dim]{stage.__name__} …[/dim]")
         figures += stage.measure()
     for figure in figures:

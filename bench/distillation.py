@@ -3,6 +3,7 @@
 from bench.figures import Figure
 from qhybridd.apps.bench.options import Options
 from qhybridd.apps.bench.readings import Goal, Reading, judged
+from qhybridd.apps.bench.run import STAGES
 from qhybridd.apps.bench.run import measure as measure_stages
 
 QBERS = (0.02, 0.03, 0.05)
@@ -10,7 +11,8 @@ QBERS = (0.02, 0.03, 0.05)
 
 def measure() -> list[Figure]:
     """A figure for each line; efficiency and frame errors have lines of their own where they have goals."""
-    return [figure for reading in measure_stages(Options(QBERS)) for figure in figures_of(reading)]
+    stages = [stage for stage in STAGES if stage != "optics"]
+    return [figure for reading in measure_stages(Options(QBERS), stages) for figure in figures_of(reading)]
 
 
 def figures_of(reading: Reading) -> list[Figure]:

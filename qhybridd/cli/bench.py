@@ -3,6 +3,7 @@
 import click
 
 STAGES = (
+    "optics",
     "sifting",
     "reconciliation",
     "large-frames",
@@ -33,13 +34,13 @@ STAGES = (
 @click.option("--full", is_flag=True, help="Blocks of up to 10^8 bits too: minutes.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def bench(stages: tuple[str, ...], qbers: tuple[float, ...], quick: bool, full: bool, as_json: bool) -> int:
-    """Measure how fast this machine distils keys: each stage on one core, the whole, and how it grows.
+    """Measure how fast this machine simulates light and distils keys: each stage on one core, and the whole.
 
-    Blocks come from a generator of clicks: no link, no daemon and no root is needed. Goals are shown beside the
-    figures, and a missed one is marked. Let nothing else run meanwhile.
+    Blocks come from a generator of clicks, those of optics from simulated light: no daemon and no root is needed. Goals
+    are shown beside the figures, and a missed one is marked. Let nothing else run meanwhile.
 
-    Stages: sifting, reconciliation, large-frames, small-frames, verification, amplification, authentication, whole,
-    growth, two-cores.
+    Stages: optics, sifting, reconciliation, large-frames, small-frames, verification, amplification, authentication,
+    whole, growth, two-cores.
 
     \b
     Examples:

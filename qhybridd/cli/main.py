@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "rotate": Entry("daemon", "Give a tunnel a new key now."),
     "reload": Entry("daemon", "Apply a changed configuration without touching the rest."),
     "guard": Entry("guard", "Show or remove the kernel's rule that keeps tunnels closed."),
+    "sim": Entry("sim", "Simulate a QKD link on its own: a run, a sweep, a day."),
     "fault": Entry("fault", "Break a simulated link on purpose, or mend it."),
     "bench": Entry("bench", "Measure how fast this machine simulates light and distils keys."),
     "eve": Entry("eve", "Stand in the middle of a simulated link and do something to the light."),

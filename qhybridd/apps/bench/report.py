@@ -16,8 +16,8 @@ from qhybridd import _native
 from qhybridd.apps.bench.readings import Goal, Reading, frequency_hz, judged
 
 HOW = (
-    "Processor time of one core, the fastest of several runs; two cores: by the clock. Cycles are that time and the "
-    "frequency that a chain of dependent instructions shows, not those of a time stamp counter."
+    "Processor time of one core, the fastest of several runs, of optics the median; two cores: by the clock. Cycles "
+    "are that time and the frequency that a chain of dependent instructions shows, not those of a time stamp counter."
 )
 
 

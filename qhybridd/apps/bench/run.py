@@ -7,6 +7,7 @@ from rich.console import Console
 
 from qhybridd.apps.bench.amplification import amplification
 from qhybridd.apps.bench.hashing import authentication, verification
+from qhybridd.apps.bench.optics import optics
 from qhybridd.apps.bench.options import Options
 from qhybridd.apps.bench.readings import Reading
 from qhybridd.apps.bench.reconciliation import large_frames, reconciliation, small_frames
@@ -18,6 +19,7 @@ from qhybridd.errors import HostError
 Stage = Callable[[Options], Iterator[Reading]]
 
 STAGES: Final[dict[str, Stage]] = {
+    "optics": optics,
     "sifting": sifting,
     "reconciliation": reconciliation,
     "large-frames": large_frames,

@@ -1,0 +1,1 @@
+"""`qhybridd sim`: a simulated link on its own, in one process, without a daemon, a socket or root."""
