@@ -49,6 +49,17 @@ async def quiet(w: World) -> None:
     await until(lambda: w.bob.progress.dropped >= settled)
 
 
+async def unplugged(w: World) -> None:
+    """Bob's end of the fibre is out, and the blocks that he had are done: neither end begins anything by itself."""
+    assert w.bob._photons is not None
+    w.bob._photons.cancel()
+    idle = 0
+    while idle < 10:
+        await asyncio.sleep(0.02)
+        busy = not w.bob.finished.empty() or w.bob._asked is not None
+        idle = 0 if busy or w.bob._talk is not None or w.alice._talk is not None else idle + 1
+
+
 def renewing(w: World) -> Callable[[], None]:
     """Give the ends the new sessions that they ask for, as a peer would: failed blocks took their pads."""
 
@@ -336,7 +347,7 @@ def test_no_block_is_distilled_twice_and_none_that_was_not_emitted() -> None:
         async with world() as w:
             session = w.session(1)
             await until(lambda: w.bob.progress.kept >= 2)
-            await quiet(w)
+            await unplugged(w)
             run_ = w.alice._runs[-1].announce.run
             begun = sum(isinstance(message, msg.Begin) for message in w.hers.sent)
             for block in (0, 1 << 40):
