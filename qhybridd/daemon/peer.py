@@ -148,13 +148,7 @@ class Peer:
 
     def send(self, session: bytes, message: msg.Message) -> None:
         """Send on the rotation channel of a session, if it is still there."""
-        for number, established in self._established.items():
-            if established.session.hash == session:
-                try:
-                    self._wires[number].send(Channel.ROTATION, msg.encode(message))
-                except PeerError as error:
-                    self._spawn(self._drop_later(number, error))
-                return
+        self._send(session, Channel.ROTATION, msg.encode(message))
 
     # ---- what a link asks for
 
@@ -166,13 +160,7 @@ class Peer:
 
     def tell(self, session: bytes, message: link_msg.Message) -> None:
         """Send on the distillation channel of a session, if it is still there."""
-        number = self._number_of(session)
-        if number is None:
-            return
-        try:
-            self._wires[number].send(Channel.DISTILLATION, link_msg.encode(message))
-        except PeerError as error:
-            self._spawn(self._drop_later(number, error))
+        self._send(session, Channel.DISTILLATION, link_msg.encode(message))
 
     async def pass_on(self, session: bytes, message: link_msg.Message) -> None:
         """Send a long message there as the channel drains. Raises `PeerError` (peer.closed) when the session ends."""
@@ -188,6 +176,15 @@ class Peer:
         possible = self._peering.renew(boottime())
         self._rearm()
         return possible
+
+    def _send(self, session: bytes, channel: Channel, data: bytes) -> None:
+        number = self._number_of(session)
+        if number is None:
+            return
+        try:
+            self._wires[number].send(channel, data)
+        except PeerError as error:
+            self._spawn(self._drop_later(number, error))
 
     def _number_of(self, session: bytes) -> int | None:
         return next((n for n, established in self._established.items() if established.session.hash == session), None)
