@@ -60,12 +60,16 @@ def lay_out(optics: Optics, block_clicks: int) -> Layout:
     pulses = math.ceil(block_clicks / rate) if rate > 0 else BLOCK_PULSES_MOST + 1
     if pulses > BLOCK_PULSES_MOST:
         raise OperatorError("config.value", f"no light arrives for blocks of {block_clicks} clicks")
-    source = optics.source
-    arrivals = source.intensities[0] * optics.fibre.transmission * optics.receiver.thinning
-    wanted = max(FRAME_S * source.repetition_hz, FRAME_CLICKS_LEAST / rate)
-    frame = int(min(wanted, FRAME_PULSES_MOST, FRAME_ARRIVALS_MOST / max(arrivals, 1e-12)))
+    repetition_hz = optics.source.repetition_hz
+    frame = int(bound_frame(optics, max(FRAME_S * repetition_hz, FRAME_CLICKS_LEAST / rate)))
     frames = -(-pulses // max(1, frame))
-    return Layout(source.repetition_hz, -(-pulses // frames), frames)
+    return Layout(repetition_hz, -(-pulses // frames), frames)
+
+
+def bound_frame(optics: Optics, pulses: float) -> float:
+    """So many pulses, or as many as a frame of this link may have."""
+    arrivals = optics.source.intensities[0] * optics.fibre.transmission * optics.receiver.thinning
+    return min(pulses, FRAME_PULSES_MOST, FRAME_ARRIVALS_MOST / max(arrivals, 1e-12))
 
 
 def message_bytes_most(optics: Optics, block_clicks: int) -> int:
@@ -80,7 +84,8 @@ class Planner:
     def __init__(self, protocol: Protocol, optics: Optics, pulses: int) -> None:
         self._protocol, self._pulses = protocol, pulses
         self._kept: deque[Counts] = deque(maxlen=AGAIN)
-        self._refused: list[Counts] = []
+        self._refusals = 0
+        """In a row, of blocks that can be planned from."""
         found = expected_counts(optics, pulses)
         sheet = Expected(found.key_clicks, found.key_errors, found.test_clicks, found.test_errors)
         # A link that pays for little has no room for a margin: some of its blocks fail then, and the others give keys.
@@ -94,19 +99,19 @@ class Planner:
         before = self.terms
         if record.outcome.kept:
             assert counts is not None
-            self._refused.clear()
+            self._refusals = 0
             self._kept.append(counts)
             self.terms = self._plan(average(self._kept)) or self.terms
         elif record.outcome.code in _REPLANNED and counts is not None:
-            self._refused.append(counts)
-            if len(self._refused) >= REFUSED_MOST:
-                planned = self._plan(average(self._refused[-1:]))
+            self._refusals += 1
+            if self._refusals >= REFUSED_MOST:
+                planned = self._plan(average([counts]))
                 if planned is not None:
                     self._kept.clear()
                     self.terms = planned
-                self._refused.clear()
+                self._refusals = 0
         else:
-            self._refused.clear()
+            self._refusals = 0
         return self.terms != before
 
     def _plan(self, expected: Expected, clicks: float = 0.97, errors: float = 1.1) -> Terms | None:

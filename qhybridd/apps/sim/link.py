@@ -22,7 +22,7 @@ from qhybridd.distill.sift import Counts, count_clicks, count_errors, match, sel
 from qhybridd.distill.terms import Terms
 from qhybridd.errors import ProgramError
 from qhybridd.keystore import KeyStore
-from qhybridd.links.planning import FRAME_ARRIVALS_MOST, FRAME_PULSES_MOST, Planner, lay_out
+from qhybridd.links.planning import Planner, bound_frame, lay_out
 from qhybridd.optics.eve import make_attack
 from qhybridd.optics.line import Line
 from qhybridd.optics.monitors import judge
@@ -282,7 +282,6 @@ def _rate(errors: Sequence[int], clicks: Sequence[int]) -> float | None:
 
 def recut(optics: Optics, layout: Layout) -> Layout:
     """The same blocks in frames that are as long as `FRAME_S` and memory allow: each frame has a price of its own."""
-    arrivals = optics.source.intensities[0] * optics.fibre.transmission * optics.receiver.thinning
-    frame = min(FRAME_S * layout.repetition_hz, FRAME_PULSES_MOST, FRAME_ARRIVALS_MOST / max(arrivals, 1e-12))
+    frame = bound_frame(optics, FRAME_S * layout.repetition_hz)
     frames = math.ceil(layout.block_pulses / max(frame, layout.frame_pulses))
     return Layout(layout.repetition_hz, math.ceil(layout.block_pulses / frames), frames)
