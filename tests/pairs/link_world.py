@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from qhybridd.config.records import Endpoint, LinkConfig
 from qhybridd.distill.authenticate import Role
@@ -17,6 +16,7 @@ from qhybridd.links.link import LinkEnd
 from qhybridd.optics.parameters import Detector, Fibre, Optics, Receiver, Source
 from qhybridd.secret import Secret
 from qhybridd.telemetry.log import Log
+from tests.unit.daemons import Lines
 
 PSK = bytes(range(1, 33))
 OPTICS = Optics(
@@ -37,24 +37,6 @@ LINK = LinkConfig(
     epsilon_sec=1e-2,
     block_clicks=60_000,
 )
-
-
-class Lines:
-    """A logger that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def bind(self, **_: str) -> "Lines":
-        return self
-
-    def _keep(self, event: str, **fields: object) -> None:
-        self.lines.append({"event": event, **fields})
-
-    debug = info = warning = error = _keep
-
-    def events(self) -> list[str]:
-        return [line["event"] for line in self.lines]
 
 
 @dataclass(eq=False)
