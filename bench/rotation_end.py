@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qhybridd.clock import boottime
-from qhybridd.config.records import Endpoint, TunnelConfig
+from qhybridd.config.records import Endpoint, TunnelConfig, WireGuardConfig
 from qhybridd.crypto import kem
 from qhybridd.crypto.identity import Identity
 from qhybridd.crypto.levels import Level
@@ -109,7 +109,7 @@ async def run(task: dict[str, Any]) -> dict[str, float]:
             await door.open((Endpoint("127.0.0.1", PORT),), 0)
         tunnels = []
         for name, key in zip(names, keys, strict=True):
-            config = TunnelConfig(name, "other", task["interface"], key, ())
+            config = TunnelConfig(name, "other", WireGuardConfig(task["interface"], key), ())
             target = Hub(devices, task["interface"], key) if hub else Spoke(key, bytes.fromhex(task["hub_key"]))
             tunnel = Tunnel(config, POLICY, target, None, services)
             # The first epoch forces a handshake, which no spoke can answer: begin as after a restart instead.

@@ -128,6 +128,9 @@ CODES.update(
         "host.netlink": "The kernel refused. For `Operation not permitted`: run it as root (`sudo qhybridd …`).",
         "host.uapi": "The userspace WireGuard refused; the message names its errno.",
         "host.readback": "Another program writes to the device: find it and let only qhybridd own PSKs.",
+        "host.xfrm": "The kernel refused a security association or policy; the message names what, and its errno.",
+        "host.no-esp": "Load `esp4`, `esp6` and `gcm` (or `chacha20poly1305`), or take a kernel that has them.",
+        "host.conflict": "Another program owns what stands there: remove one of the two, or change the prefixes.",
         "host.guard": "It needs root (CAP_NET_ADMIN: `sudo qhybridd …`) and nf_tables in the kernel.",
         "host.state": "Check the space and the rights of the runtime directory.",
         "host.memory": "Raise LimitMEMLOCK, or give the daemon CAP_IPC_LOCK.",
@@ -139,6 +142,7 @@ CODES.update(
         "host.plot": "Install matplotlib beside qhybridd (`pip install 'qhybridd[plot]'`), or leave --plot out.",
         "host.root": "Run it as root: `sudo make demo`, or `sudo qhybridd demo`.",
         "host.intercept": "It needs root (CAP_NET_ADMIN: `sudo qhybridd eve …`), and nobody else may intercept there.",
+        "host.machine": "Install qemu-system-x86, linux-image-amd64 and virtme-ng: `make .stamps/machine` does.",
         "host.lab": "The laboratory needs root, nftables, and WireGuard in the kernel or wireguard-go.",
         # control
         "control.unreachable": "Start the daemon (`systemctl start qhybridd`) or name its socket with --socket.",

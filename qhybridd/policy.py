@@ -13,6 +13,10 @@ RESET_MARGIN_S: Final = 5
 """Time for one more rotation with a forced handshake before the old key expires (REKEY_TIMEOUT is 5 s)."""
 MIN_PERIOD_S: Final = 2
 """Shortest period of a WireGuard tunnel: a forced handshake costs the packets in flight each time."""
+MIN_SEAMLESS_PERIOD_S: Final = 1
+"""Shortest period where both keys stand side by side: a rotation takes a few round trips."""
+SEAMLESS_MARGIN_S: Final = 2
+"""Time for one more such rotation before the old key expires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,13 @@ class Policy:
     """Wire codes of the KEMs of every epoch, in order."""
     qkd: bool = False
     """Whether the tunnel has a QKD key source."""
+    seamless: bool = False
+    """Whether a new key stands beside the old one until both ends use it, so that a rotation takes round trips only."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a new key enters at WireGuard's own handshake, minutes after it was agreed."""
+        return not self.reset and not self.seamless
 
     def propose(self, *, qkd_ready: bool) -> Level | None:
         """The level to propose now: the highest that can be had; None when that is under `least`."""

@@ -152,7 +152,7 @@ class TunnelStatus(Struct, frozen=True):
     expires_in_s: float | None
     last_handshake_s: float | None
     """Age of the last handshake that the device tells of."""
-    renew: Literal["wait", "reset"]
+    renew: Literal["wait", "reset", "seamless"]
     period_s: float
     expiry_s: float
     rotations: int

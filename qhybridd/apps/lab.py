@@ -30,7 +30,7 @@ from qhybridd.apps.flow import Flow
 from qhybridd.apps.gateway import LAN, Gateway
 from qhybridd.apps.interrupts import Interrupts
 from qhybridd.apps.namespaces import Child, Namespace, join
-from qhybridd.config import Config, parse_config
+from qhybridd.config import Config, WireGuardConfig, parse_config
 from qhybridd.errors import HostError, OperatorError
 from qhybridd.keyfiles import PSK_BYTES
 from qhybridd.secretfile import SECRET_MODE, create_file
@@ -159,14 +159,13 @@ class Lab:
         for tunnel, config in gateway.config.tunnels.items():
             device, opposite = gateway.devices[tunnel], other.devices[tunnel]
             protects = tuple(str(prefix) for prefix in config.protects)
+            assert isinstance(config.target, WireGuardConfig)
             device.configure(WireGuardPeer(opposite.public, (other.underlay, opposite.port), protects))
             gateway.namespace.add_address(device.name, ip_interface(gateway.address(tunnel)))
             for prefix in protects:
                 gateway.namespace.add_route(prefix, link=device.name)
             text = _put(text, config.interface, device.name)
-            text = _put(
-                text, base64.b64encode(config.wireguard_peer).decode(), base64.b64encode(opposite.public).decode()
-            )
+            text = _put(text, base64.b64encode(config.target.peer).decode(), base64.b64encode(opposite.public).decode())
         gateway.config_file.write_text(text)
         gateway.config = parse_config(text, gateway.config_file)
 

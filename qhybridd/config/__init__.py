@@ -13,6 +13,8 @@ from qhybridd.config.records import (
     Prefix,
     Renew,
     TunnelConfig,
+    WireGuardConfig,
+    XfrmConfig,
 )
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "Prefix",
     "Renew",
     "TunnelConfig",
+    "WireGuardConfig",
+    "XfrmConfig",
     "changes",
     "difference",
     "load_config",

@@ -12,7 +12,7 @@ from typing import Final, get_args
 from qhybridd.config import rules, values
 from qhybridd.config.links import read_link
 from qhybridd.config.places import Places
-from qhybridd.config.records import Config, ConfigError, GatewayConfig, PeerConfig, Renew, TunnelConfig
+from qhybridd.config.records import Config, ConfigError, GatewayConfig, PeerConfig, Renew, TunnelConfig, WireGuardConfig
 from qhybridd.config.tables import Problems, Table
 from qhybridd.crypto.levels import Level
 from qhybridd.errors import OperatorError
@@ -159,12 +159,14 @@ def _read_peer(table: Table) -> PeerConfig:
 
 
 def _read_tunnel(table: Table) -> TunnelConfig:
-    default = TunnelConfig("", "", "", b"", ())
+    default = TunnelConfig("", "", WireGuardConfig("", b""), ())
     tunnel = TunnelConfig(
         name=table.path[-1],
         peer=table.need("peer", str, values.peer_name, ""),
-        interface=table.need("interface", str, values.interface, ""),
-        wireguard_peer=table.need("wireguard_peer", str, values.wireguard_key, b""),
+        target=WireGuardConfig(
+            table.need("interface", str, values.interface, ""),
+            table.need("wireguard_peer", str, values.wireguard_key, b""),
+        ),
         protects=table.need_list("protects", values.prefix),
         excepts=table.get_list("except", values.prefix, ()),
         renew=table.get("renew", str, _renew, default.renew),

@@ -1,7 +1,8 @@
 """What a configuration file says, checked and typed. Records only; nothing here reads a file."""
 
+import hashlib
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,7 +13,12 @@ from qhybridd.errors import OperatorError
 from qhybridd.optics.parameters import Optics
 
 Prefix = IPv4Network | IPv6Network
-Renew = Literal["wait", "reset"]
+Address = IPv4Address | IPv6Address
+Renew = Literal["wait", "reset", "seamless"]
+"""How a new key comes into use. `wait`: at WireGuard's next handshake; `reset`: at a forced one; `seamless`: beside the
+old one, which is taken away once both ends use the new one (XFRM, always)."""
+EspMode = Literal["tunnel", "transport"]
+EspCipher = Literal["aes-256-gcm", "chacha20-poly1305"]
 
 DEFAULT_CONFIG: Final = Path("/etc/qhybridd/qhybridd.toml")
 PEER_SUFFIX: Final = ".peer"
@@ -24,6 +30,14 @@ KEY_BITS: Final = 256
 """Of one key in a link's store: what one rotation takes."""
 DEFAULT_MARK: Final = 0x7148
 """SO_MARK of the control sockets: `qH`, so that rules can tell them from the traffic that they key."""
+REQID_LEAST: Final = 0x51000000
+REQID_MOST: Final = 0x51FFFFFF
+"""IKE daemons count their reqids up from small numbers: in this range (`Q`) everything is ours."""
+
+
+def default_reqid(tunnel: str) -> int:
+    """The reqid of an XFRM tunnel that names none: 24 bits of a hash of its name, so that it outlives restarts."""
+    return REQID_LEAST | int.from_bytes(hashlib.sha256(tunnel.encode()).digest()[:3])
 
 
 class ConfigError(OperatorError):
@@ -89,22 +103,56 @@ class PeerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WireGuardConfig:
+    """A tunnel over WireGuard: one peer of one interface."""
+
+    interface: str
+    peer: bytes
+    """The WireGuard public key of the peer on that interface, 32 bytes (key `wireguard_peer`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class XfrmConfig:
+    """A tunnel over ESP in the kernel (`target = "xfrm"`): one pair of security associations between two addresses."""
+
+    local: Address
+    """This gateway's outer address."""
+    remote: Address
+    """The other gateway's."""
+    reqid: int
+    """Ties policies, security associations and the guard together, between `REQID_LEAST` and `REQID_MOST`: by default
+    from the tunnel's name (`default_reqid`). The two gateways' numbers need not be the same."""
+    behind: tuple[Prefix, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+    """What on this side may use the tunnel: the local traffic selectors. What it protects are the remote ones."""
+    mode: EspMode = "tunnel"
+    cipher: EspCipher = "aes-256-gcm"
+    replay_window: int = 1024
+    """Packets; with extended sequence numbers (RFC 4303 section 2.2.1), always."""
+    interface: str = ""
+    """An XFRM interface that the traffic is routed to; empty: the policies alone choose it."""
+    if_id: int = 0
+    """The XFRM interface's `if_id`; 0 where there is none."""
+    encapsulation: int = 0
+    """UDP port at both ends for ESP in UDP (RFC 3948); 0: plain ESP."""
+    offload: str = ""
+    """The network device that is to encrypt in hardware; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelConfig:
-    """A `[tunnel.NAME]` table: one WireGuard peer on one interface."""
+    """A `[tunnel.NAME]` table."""
 
     name: str
     """The same at both gateways."""
     peer: str
     """Name of the peer gateway."""
-    interface: str
-    wireguard_peer: bytes
-    """The WireGuard public key of the peer on that interface, 32 bytes."""
+    target: WireGuardConfig | XfrmConfig
+    """What holds its keys."""
     protects: tuple[Prefix, ...]
     """Traffic to and from these leaves through the open tunnel or not at all."""
     excepts: tuple[Prefix, ...] = ()
     """Parts of `protects` that the guard leaves alone (key `except`)."""
     renew: Renew = "wait"
-    """`wait`: a new key enters at WireGuard's next handshake; `reset`: the handshake is forced, at a little loss."""
     period_s: int = 120
     """From one rotation to the next."""
     expiry_s: int = 300
@@ -117,6 +165,11 @@ class TunnelConfig:
     """The link whose keys it takes; None: it never gets above `pqc`."""
     simulated: bool = False
     """Whether keys of a simulated link count as QKD for this tunnel: only where the operator wrote so."""
+
+    @property
+    def interface(self) -> str:
+        """The device that its packets enter and leave by; empty for an XFRM tunnel without an interface."""
+        return self.target.interface
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,16 @@ from typing import Final
 
 from qhybridd.config import values
 from qhybridd.config.links import check_links
-from qhybridd.config.records import PEER_SUFFIX, REVOKED, Config, GatewayConfig, PeerConfig, Prefix, TunnelConfig
+from qhybridd.config.records import (
+    PEER_SUFFIX,
+    REVOKED,
+    Config,
+    GatewayConfig,
+    PeerConfig,
+    Prefix,
+    TunnelConfig,
+    WireGuardConfig,
+)
 from qhybridd.config.tables import Problems
 from qhybridd.crypto.levels import MAX_KEMS, Level
 from qhybridd.errors import QhybriddError
@@ -235,9 +244,10 @@ def _check_devices(config: Config, problems: Problems) -> None:
     """One WireGuard peer has one PSK, so one tunnel."""
     taken: dict[tuple[str, bytes], str] = {}
     for tunnel in config.tunnels.values():
-        if not tunnel.interface or not tunnel.wireguard_peer:
+        target = tunnel.target
+        if not isinstance(target, WireGuardConfig) or not target.interface or not target.peer:
             continue
-        first = taken.setdefault((tunnel.interface, tunnel.wireguard_peer), tunnel.name)
+        first = taken.setdefault((target.interface, target.peer), tunnel.name)
         if first != tunnel.name:
             at = problems.where("tunnel", first)
             message = f"the same peer on {tunnel.interface} is keyed by tunnel {first} ({at})"

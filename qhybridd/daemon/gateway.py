@@ -14,7 +14,7 @@ from qhybridd import status
 from qhybridd.clock import boottime
 from qhybridd.config import changes, difference
 from qhybridd.config.changes import Difference
-from qhybridd.config.records import TunnelConfig
+from qhybridd.config.records import TunnelConfig, WireGuardConfig, XfrmConfig
 from qhybridd.control import ControlServer
 from qhybridd.daemon.door import Door
 from qhybridd.daemon.host import tell_service_manager, watch_sleep
@@ -30,6 +30,7 @@ from qhybridd.guard import Guard
 from qhybridd.protocol import actions as act
 from qhybridd.protocol.handshake import PeerPin
 from qhybridd.protocol.rotation_table import Phase
+from qhybridd.targets.base import Target
 from qhybridd.targets.device import Devices
 from qhybridd.targets.wireguard import WireGuardTarget
 from qhybridd.telemetry.log import Log
@@ -182,7 +183,7 @@ class Gateway:
         await asyncio.gather(*(self._add_tunnel(config, remaining.get(config.name, 0.0)) for config in configs))
 
     async def _add_tunnel(self, config: TunnelConfig, remaining_s: float) -> None:
-        target = WireGuardTarget(self._devices, config.interface, config.wireguard_peer)
+        target = self._make_target(config)
         tunnel = Tunnel(config, policy_of(config), target, self._links.source(config), self._services)
         self.tunnels[config.name] = tunnel
         peer = self.peers[config.peer]
@@ -191,6 +192,13 @@ class Gateway:
             await tunnel.close(act.Revoke())
         peer.add_tunnel(tunnel)
         self._links.join(config)
+
+    def _make_target(self, config: TunnelConfig) -> Target:
+        match config.target:
+            case WireGuardConfig(interface, peer):
+                return WireGuardTarget(self._devices, interface, peer)
+            case XfrmConfig():
+                raise OperatorError("config.value", "XFRM is not there yet", where=f"tunnel {config.name}")
 
     async def _remove_tunnel(self, name: str) -> Tunnel:
         tunnel = self.tunnels.pop(name)
@@ -343,7 +351,7 @@ def _told(*differences: Any) -> list[tuple[str, str, str]]:
 
 def _moved(old: TunnelConfig, new: TunnelConfig) -> bool:
     """Whether a tunnel of this name is on another device now, or another peer of it."""
-    return (old.interface, old.wireguard_peer) != (new.interface, new.wireguard_peer)
+    return old.target != new.target
 
 
 def _revoked() -> PeerError:

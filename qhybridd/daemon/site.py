@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qhybridd.config import load_config
-from qhybridd.config.records import REVOKED, Config, Endpoint, LinkConfig, TunnelConfig
+from qhybridd.config.records import REVOKED, Config, Endpoint, LinkConfig, TunnelConfig, XfrmConfig
 from qhybridd.crypto import kem
 from qhybridd.crypto.identity import Identity
 from qhybridd.errors import OperatorError
-from qhybridd.guard import GuardedTunnel, flatten
+from qhybridd.guard import GuardedEsp, GuardedTunnel, flatten
 from qhybridd.keyfiles import load_identity, load_pins, load_psk, revoked_name, stored_pins
 from qhybridd.links.planning import lay_out
 from qhybridd.policy import Policy
@@ -82,14 +82,27 @@ def _link(link: LinkConfig) -> LinkSite:
 def guarded_of(config: Config) -> tuple[GuardedTunnel, ...]:
     """What the guard is to enforce."""
     return tuple(
-        GuardedTunnel(tunnel.name, tunnel.interface, tunnel.protects, tunnel.excepts)
+        GuardedTunnel(tunnel.name, tunnel.interface, tunnel.protects, tunnel.excepts, _esp(tunnel))
         for tunnel in config.tunnels.values()
     )
+
+
+def _esp(tunnel: TunnelConfig) -> GuardedEsp | None:
+    target = tunnel.target
+    if not isinstance(target, XfrmConfig):
+        return None
+    return GuardedEsp(target.reqid, target.local, target.remote, target.encapsulation)
 
 
 def policy_of(tunnel: TunnelConfig) -> Policy:
     """The core's view of a tunnel's configuration."""
     codes = tuple(kem.by_name(name).code for name in tunnel.kems)
     return Policy(
-        tunnel.least, tunnel.period_s, tunnel.expiry_s, tunnel.renew == "reset", codes, tunnel.qkd is not None
+        tunnel.least,
+        tunnel.period_s,
+        tunnel.expiry_s,
+        tunnel.renew == "reset",
+        codes,
+        tunnel.qkd is not None,
+        seamless=tunnel.renew == "seamless",
     )

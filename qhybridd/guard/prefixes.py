@@ -7,11 +7,24 @@ of another tunnel may then cover them.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from qhybridd.errors import OperatorError
 
 Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedEsp:
+    """How the guard knows the packets of an XFRM tunnel."""
+
+    reqid: int
+    local: IPv4Address | IPv6Address
+    """Outer address of this gateway."""
+    remote: IPv4Address | IPv6Address
+    """Outer address of the other one. ESP to it passes, even where the tunnel protects it."""
+    encapsulation: int = 0
+    """UDP port of ESP in UDP at both ends; 0: plain ESP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +38,8 @@ class GuardedTunnel:
     """The prefixes at the other end."""
     excepts: tuple[str | Network, ...] = ()
     """Prefixes within `protects` that are not protected."""
+    esp: GuardedEsp | None = None
+    """For an XFRM tunnel; `interface` may be empty then. None: the interface alone tells the tunnel's packets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,10 @@ class EpochKeys:
     """ESP keying material from the peer to this end, 36 bytes."""
     tag: bytes
     """Public tag of the key (`kdf.key_tag` of the PSK), 16 bytes: tells keys apart without showing them."""
+    offer: bytes = b""
+    """What this end's target offered for the epoch (`Reserved.offer`)."""
+    peer_offer: bytes = b""
+    """What the peer's target offered; it was held against `Reserved.expected`."""
 
     def wipe(self) -> None:
         """Overwrite all three secrets."""
@@ -45,6 +49,10 @@ class Reserved:
     """This end's part, bound into the key: a WireGuard public key, or addresses, SPI and algorithm."""
     expected: bytes | None
     """What the peer's offer must equal; None where the peer is free to choose."""
+    free: int = 0
+    """Bytes that the peer adds behind that and chooses itself: 4 for an SPI."""
+    hint: str = ""
+    """What to correct where the peer's offer is another one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ class Attempt:
         with own.expose() as text:
             self.own_confirm = bytes(text)
         self.peer_confirm = theirs
-        self.keys = EpochKeys(prepare.epoch, combined.psk, out, into, key_tag(combined.psk))
+        offers = (prepare.offer, prepared.offer) if self.proposer else (prepared.offer, prepare.offer)
+        self.keys = EpochKeys(prepare.epoch, combined.psk, out, into, key_tag(combined.psk), *offers)
         self.chain = combined.chain
         self.combined_at = now
         self.shares = self.exchanged = self.encapsulated = self.qkd = None
@@ -114,13 +115,18 @@ class Attempt:
     def check_offer(self, offer: bytes) -> None:
         """Raises `PeerError` (tunnel.mismatch) when the peer's target is not the one configured here."""
         assert self.reserved is not None
-        if self.reserved.expected is not None and offer != self.reserved.expected:
-            has, wanted = (b64encode(key).decode() for key in (offer, self.reserved.expected))
-            raise PeerError(
-                "tunnel.mismatch",
-                f"the peer's device has the key {has}, the configuration here says {wanted}",
-                hint="Correct `wireguard_peer`: it is the public key that `wg show` prints at the other gateway.",
-            )
+        expected, free = self.reserved.expected, self.reserved.free
+        if expected is None or (len(offer) == len(expected) + free and offer.startswith(expected)):
+            return
+        has, wanted = _shown(offer[: len(offer) - free]), _shown(expected)
+        message = f"the peer's end of the tunnel is {has}, the configuration here says {wanted}"
+        raise PeerError("tunnel.mismatch", message, hint=self.reserved.hint)
+
+
+def _shown(offer: bytes) -> str:
+    """An offer for eyes: XFRM's are text, WireGuard's are public keys."""
+    text = offer.decode("ascii", "replace")
+    return f"«{text}»" if text.isprintable() and "\ufffd" not in text else b64encode(offer).decode()
 
 
 def _qkd_transcript(ref: QkdRef) -> QkdTranscript:

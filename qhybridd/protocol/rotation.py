@@ -30,7 +30,7 @@ class Rotation:
         self.tunnel = tunnel
         self.policy = policy
         self.standing = Standing()
-        self.schedule = Schedule(policy.period_s, waits=not policy.reset, jitter=jitter)
+        self.schedule = Schedule(policy.period_s, waits=policy.waits, jitter=jitter)
         self._out = Outbox(tunnel)
         self._exchange: Exchange | None = None
         self._qkd_ready = False

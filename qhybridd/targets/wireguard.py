@@ -71,7 +71,11 @@ class WireGuardTarget:
         reading = await self._device.read(self._peer)
         if not reading.device_key:
             raise HostError("host.no-device", f"{self._interface} has no private key", hint="Set one: `wg set`.")
-        return Reserved(reading.device_key, self._peer)
+        return Reserved(
+            reading.device_key,
+            self._peer,
+            hint="Correct `wireguard_peer`: it is the public key that `wg show` prints at the other gateway.",
+        )
 
     async def stage(self, keys: EpochKeys) -> None:
         """Nothing: WireGuard holds one PSK for a peer."""

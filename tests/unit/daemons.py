@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qhybridd.clock import boottime
-from qhybridd.config.records import Endpoint, TunnelConfig
+from qhybridd.config.records import Endpoint, TunnelConfig, WireGuardConfig
 from qhybridd.crypto import kem
 from qhybridd.crypto.identity import Identity
 from qhybridd.crypto.kdf import key_tag
@@ -29,7 +29,9 @@ from qhybridd.telemetry.log import Log
 
 SUITES = (Suite.X25519_MLKEM768, Suite.X25519_MLKEM1024)
 POLICY = Policy(Level.PQC, 1, 10, reset=True, kems=(kem.ML_KEM_768,))
-WAN = TunnelConfig("wan", "peer", "wg0", bytes(32), (), renew="reset", period_s=4, expiry_s=10, least=Level.PQC)
+WAN = TunnelConfig(
+    "wan", "peer", WireGuardConfig("wg0", bytes(32)), (), renew="reset", period_s=4, expiry_s=10, least=Level.PQC
+)
 
 
 class Lines:

@@ -18,6 +18,7 @@ from qhybridd.config import (
     GatewayConfig,
     PeerConfig,
     TunnelConfig,
+    WireGuardConfig,
     changes,
     load_config,
     load_gateway,
@@ -108,8 +109,7 @@ kems = ["ml-kem-1024", "ml-kem-768"]
             "wan": TunnelConfig(
                 name="wan",
                 peer="berlin",
-                interface="wg0",
-                wireguard_peer=b"x" * 32,
+                target=WireGuardConfig("wg0", b"x" * 32),
                 protects=(ip_network("10.2.0.0/16"), ip_network("2001:db8:2::/48")),
                 excepts=(ip_network("10.2.3.0/24"),),
                 renew="reset",
