@@ -106,6 +106,11 @@ class NetlinkSocket:
         self._socket.close()
         self._buffer.wipe()
 
+    @property
+    def port(self) -> int:
+        """The number by which the kernel knows this socket; events name it as their cause."""
+        return int(self._socket.getsockname()[0])
+
     def next_sequence(self) -> int:
         """A number for a request, so that its answers can be told from older ones."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF or 1

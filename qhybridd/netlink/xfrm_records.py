@@ -58,7 +58,7 @@ class SecurityAssociation:
     mode: Mode
     cipher: Cipher
     replay_window: int
-    """Packets; extended sequence numbers are always on."""
+    """Packets, a power of two up to 4096; extended sequence numbers are always on."""
     hard_expiry_s: int
     """The kernel deletes it so long after it was added, by the wall clock; 0: never."""
     if_id: int = 0
@@ -90,7 +90,14 @@ class SaState:
     cipher: str
     """Kernel name; empty for one without a key."""
     key: Secret | None
-    """Key and salt, in locked memory; None where there is none or it was not asked for."""
+    """Key and salt, in locked memory; None where there is none, it was not asked for, or a kernel in lockdown does not
+    tell it."""
+    replay_window: int = 0
+    """Packets; 0 without extended sequence numbers."""
+    encapsulation: int = 0
+    """UDP port at both ends; 0 where there is none or they differ."""
+    offload_index: int = 0
+    """Index of the network device that encrypts; 0: none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,9 @@ class SecurityPolicy:
     """Only packets with exactly this mark; 0: whatever their mark."""
     block: bool = False
     """Drop them; `template` is None then."""
+    foreign: bool = False
+    """Read only: it says more than this record can (several templates, another protocol than ESP, a user, …), so it is
+    none of ours; `template` is None then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +159,16 @@ class SaChanged:
 
     id: SaId
     deleted: bool
+    reqid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyChanged:
-    """Somebody added, updated or deleted a policy."""
+    """Somebody added, updated or deleted a policy, or its lifetime ended."""
 
     deleted: bool
+    policy: SecurityPolicy | None = None
+    """As it is or was; its `template` tells the reqid."""
 
 
 @dataclass(frozen=True, slots=True)
