@@ -7,18 +7,21 @@ opens a secret or changes anything.
 import re
 import tomllib
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 from qhybridd.config import rules, values
 from qhybridd.config.links import read_link
 from qhybridd.config.places import Places
 from qhybridd.config.records import Config, ConfigError, GatewayConfig, PeerConfig, Renew, TunnelConfig, WireGuardConfig
 from qhybridd.config.tables import Problems, Table
+from qhybridd.config.xfrm import TARGETS, XFRM, read_wireguard, read_xfrm
 from qhybridd.crypto.levels import Level
 from qhybridd.errors import OperatorError
 
 MAX_FILE_BYTES: Final = 1 << 22
 """4 MiB: ten thousand tunnels."""
+RENEWALS: Final[tuple[Renew, ...]] = ("wait", "reset")
+"""What a WireGuard tunnel may choose from; an XFRM one has no choice."""
 SUITES: Final = ("x25519-mlkem768", "x25519-mlkem1024")
 
 _AT_LINE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$|\(at end of document\)$")
@@ -160,16 +163,15 @@ def _read_peer(table: Table) -> PeerConfig:
 
 def _read_tunnel(table: Table) -> TunnelConfig:
     default = TunnelConfig("", "", WireGuardConfig("", b""), ())
+    esp = table.get("target", str, _esp, False)
+    target = read_xfrm(table) if esp else read_wireguard(table)
     tunnel = TunnelConfig(
         name=table.path[-1],
         peer=table.need("peer", str, values.peer_name, ""),
-        target=WireGuardConfig(
-            table.need("interface", str, values.interface, ""),
-            table.need("wireguard_peer", str, values.wireguard_key, b""),
-        ),
+        target=target,
         protects=table.need_list("protects", values.prefix),
         excepts=table.get_list("except", values.prefix, ()),
-        renew=table.get("renew", str, _renew, default.renew),
+        renew="seamless" if esp else table.get("renew", str, _renew, default.renew),
         period_s=table.get_duration("period", default.period_s),
         expiry_s=table.get_duration("expiry", default.expiry_s),
         least=table.get("least", str, _level, default.least),
@@ -179,6 +181,13 @@ def _read_tunnel(table: Table) -> TunnelConfig:
     )
     table.finish()
     return tunnel
+
+
+def _esp(text: str) -> bool:
+    """Whether the target is XFRM."""
+    if text not in TARGETS:
+        raise values.unfit(f'"{text}" is no target', values.nearest(text, TARGETS))
+    return text == XFRM
 
 
 def _suite(text: str) -> str:
@@ -194,9 +203,9 @@ def _mark(number: int) -> int:
 
 
 def _renew(text: str) -> Renew:
-    for known in get_args(Renew):
+    for known in RENEWALS:
         if text == known:
-            return known  # type: ignore[no-any-return]  # get_args forgets that these are the Literal's own members
+            return known
     raise values.unfit(f'"{text}" is no way to renew', 'Write "wait" (ordinary) or "reset" (short periods).')
 
 

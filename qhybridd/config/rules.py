@@ -17,11 +17,20 @@ from qhybridd.config.records import (
     Prefix,
     TunnelConfig,
     WireGuardConfig,
+    XfrmConfig,
 )
 from qhybridd.config.tables import Problems
+from qhybridd.config.xfrm import check_xfrm
 from qhybridd.crypto.levels import MAX_KEMS, Level
 from qhybridd.errors import QhybriddError
-from qhybridd.policy import MIN_PERIOD_S, REJECT_AFTER_S, REKEY_AFTER_S, RESET_MARGIN_S
+from qhybridd.policy import (
+    MIN_PERIOD_S,
+    MIN_SEAMLESS_PERIOD_S,
+    REJECT_AFTER_S,
+    REKEY_AFTER_S,
+    RESET_MARGIN_S,
+    SEAMLESS_MARGIN_S,
+)
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 """sun_path less its final zero (linux/un.h)."""
@@ -42,6 +51,7 @@ def check(config: Config, problems: Problems) -> None:
     _check_devices(config, problems)
     _check_overlap(config, problems)
     _check_underlay(config, problems)
+    check_xfrm(config, problems)
     check_links(config, problems)
 
 
@@ -151,9 +161,11 @@ def _check_times(tunnel: TunnelConfig, problems: Problems) -> None:
     period_s, expiry_s = tunnel.period_s, tunnel.expiry_s
     if any(problems.noted(*path[:2], key) for key in ("renew", "period", "expiry")):
         return
-    if period_s < MIN_PERIOD_S:
+    seamless = tunnel.renew == "seamless"
+    least_period_s = MIN_SEAMLESS_PERIOD_S if seamless else MIN_PERIOD_S
+    if period_s < least_period_s:
         message = f"a rotation every {period_s} s leaves no time for one"
-        problems.add((*path[:2], "period"), "config.policy", message, f'Write period = "{MIN_PERIOD_S}s" or more.')
+        problems.add((*path[:2], "period"), "config.policy", message, f'Write period = "{least_period_s}s" or more.')
     if tunnel.renew == "wait" and expiry_s < period_s + REJECT_AFTER_S:
         least_s = period_s + REJECT_AFTER_S
         problems.add(
@@ -164,9 +176,10 @@ def _check_times(tunnel: TunnelConfig, problems: Problems) -> None:
             f"which expires earlier would close a healthy tunnel",
             f'Write expiry = "{least_s}s" or more, or renew = "reset", which forces the handshake at a little loss.',
         )
-    if tunnel.renew == "reset" and expiry_s < period_s + RESET_MARGIN_S:
-        message = f"{expiry_s} s is under the period plus {RESET_MARGIN_S} s, so that one late rotation would close it"
-        problems.add(path, "config.policy", message, f'Write expiry = "{period_s + RESET_MARGIN_S}s" or more.')
+    margin_s = SEAMLESS_MARGIN_S if seamless else RESET_MARGIN_S
+    if tunnel.renew != "wait" and expiry_s < period_s + margin_s:
+        message = f"{expiry_s} s is under the period plus {margin_s} s, so that one late rotation would close it"
+        problems.add(path, "config.policy", message, f'Write expiry = "{period_s + margin_s}s" or more.')
 
 
 def _check_level(tunnel: TunnelConfig, problems: Problems) -> None:
@@ -231,13 +244,9 @@ def _check_prefixes(tunnel: TunnelConfig, problems: Problems) -> None:
         if hole in tunnel.protects:
             message = f'"{hole}" is protected and excepted at once'
             problems.add((*path, "except"), "config.value", message, "Remove it from `protects` or from `except`.")
-        elif tunnel.protects and not any(_inside(hole, whole) and hole != whole for whole in tunnel.protects):
+        elif tunnel.protects and not any(values.inside(hole, whole) and hole != whole for whole in tunnel.protects):
             message = f'"{hole}" is no part of what the tunnel protects'
             problems.add((*path, "except"), "config.value", message, "Remove it, or correct the prefix.")
-
-
-def _inside(part: Prefix, whole: Prefix) -> bool:
-    return part.version == whole.version and part.subnet_of(whole)  # type: ignore[arg-type]  # same version, just checked
 
 
 def _check_devices(config: Config, problems: Problems) -> None:
@@ -279,13 +288,20 @@ def _check_underlay(config: Config, problems: Problems) -> None:
                 address: Prefix = ip_network(endpoint.host)
             except ValueError:
                 continue  # a name: known only when it is resolved
-            whole = next((prefix for prefix in tunnel.protects if _inside(address, prefix)), None)
-            if whole is None or any(_inside(address, hole) for hole in tunnel.excepts):
+            if _is_end(address, tunnel) and config.gateway.mark:
+                continue  # the control channel passes by its mark, and ESP by its addresses
+            whole = next((prefix for prefix in tunnel.protects if values.inside(address, prefix)), None)
+            if whole is None or any(values.inside(address, hole) for hole in tunnel.excepts):
                 continue
+            own = "" if isinstance(tunnel.target, XfrmConfig) else ", and WireGuard's own packets to that host,"
             problems.add(
                 ("tunnel", tunnel.name, "protects"),
                 "config.policy",
-                f'"{whole}" covers the endpoint {endpoint} of {tunnel.peer}: the control channel, and WireGuard\'s own '
-                "packets to that host, would be dropped",
+                f'"{whole}" covers the endpoint {endpoint} of {tunnel.peer}: the control channel{own} would be dropped',
                 f'Leave it out: except = ["{address}"].',
             )
+
+
+def _is_end(address: Prefix, tunnel: TunnelConfig) -> bool:
+    """Whether ESP of the tunnel goes to the address."""
+    return isinstance(tunnel.target, XfrmConfig) and address == ip_network(tunnel.target.remote)

@@ -110,6 +110,12 @@ class Table:
             self.note(key, "config.value", "the list is empty", "List at least one.")
         return self.need(key, list, lambda items: self._read_list(key, items, read), ())
 
+    def refuse(self, key: str, hint: str) -> None:
+        """Note a key that has no place in this table though it has one in others, if it is there."""
+        self._asked.append(key)
+        if key in self._raw:
+            self.note(key, "config.unknown-key", "no such key here", hint)
+
     def get_path(self, key: str, default: Path) -> Path:
         """A path; a relative one counts from the directory of the file."""
         return self.get(key, str, self._resolve, default)

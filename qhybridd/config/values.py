@@ -113,6 +113,11 @@ def prefix(text: str) -> Prefix:
     raise unfit(f'"{text}" has bits set behind its prefix length', f'Did you mean "{meant}"?')
 
 
+def inside(part: Prefix, whole: Prefix) -> bool:
+    """Whether `whole` covers all of `part`."""
+    return part.version == whole.version and part.subnet_of(whole)  # type: ignore[arg-type]  # same version, just checked
+
+
 def wireguard_key(text: str) -> bytes:
     """A WireGuard public key as `wg` prints it."""
     hint = "Paste the peer's public key as `wg show` prints it: 44 characters that end in `=`."

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qhybridd.cli.main import main
-from qhybridd.config import LinkConfig, PeerConfig, load_config, parse_config
+from qhybridd.config import LinkConfig, PeerConfig, XfrmConfig, load_config, parse_config
 from qhybridd.crypto.identity import Identity
 from qhybridd.distill.authenticate import Role
 from qhybridd.keyfiles import create_identity, load_pins
@@ -79,3 +79,26 @@ def test_the_example_and_the_manual_name_every_key(
     for key in (renamed.get(key, key) for key in keys):
         assert f"\n{key} = " in example
         assert f"| `{key}` |" in manual
+
+
+def test_the_example_and_the_manual_name_every_key_of_xfrm() -> None:
+    example = (ROOT / "configs/xfrm-paris.toml").read_text()
+    manual = (ROOT / "docs/config.md").read_text()
+    for key in (field.name for field in fields(XfrmConfig)):
+        assert f"\n{key} = " in example or f"\n# {key} = " in example, key
+        assert f"`{key}`" in manual, key
+
+
+def test_both_ends_of_the_ipsec_tunnels_fit() -> None:
+    paris, berlin = (parse_config((ROOT / f"configs/xfrm-{name}.toml").read_text(), ROOT).tunnels for name in PAIR)
+    for name, one in paris.items():
+        near, far = one.target, berlin[name].target
+        assert isinstance(near, XfrmConfig)
+        assert isinstance(far, XfrmConfig)
+        assert (near.local, near.remote) == (far.remote, far.local)
+        assert (near.mode, near.cipher, near.encapsulation) == (far.mode, far.cipher, far.encapsulation)
+        assert (one.period_s, one.expiry_s) == (berlin[name].period_s, berlin[name].expiry_s)
+    near, far = paris["wan"], berlin["wan"]
+    assert isinstance(near.target, XfrmConfig)
+    assert isinstance(far.target, XfrmConfig)
+    assert (near.protects, near.target.behind) == (far.target.behind, far.protects)
