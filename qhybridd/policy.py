@@ -26,7 +26,7 @@ class Policy:
     least: Level
     """The least level that a key may rest on."""
     period_s: int
-    """A new epoch is begun this long after the live one was combined."""
+    """A new epoch is begun this long after the live one was combined; where it is seamless, after that was begun."""
     expiry_s: int
     """The hard expiry: traffic stops this long after the live epoch was combined."""
     reset: bool

@@ -22,6 +22,8 @@ class Attempt:
     """One attempt. Fields fill as it goes on; secrets are dropped, and with that wiped, as soon as they are used."""
 
     session: SessionKeys
+    began_at: float
+    """CLOCK_BOOTTIME seconds."""
     deadline: float | None
     """When the present step is late, CLOCK_BOOTTIME seconds; None when only the live epoch's expiry bounds it."""
     proposer: bool = False

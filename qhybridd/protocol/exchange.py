@@ -65,12 +65,17 @@ class Exchange:
         self.outcome: Proven | GaveUp | None = None
         self._step_s = max(MIN_STEP_S, min(STEP_S, policy.period_s / 2))
         self._observe_s = max(MIN_RESET_OBSERVE_S, min(RESET_OBSERVE_S, policy.period_s))
-        self.attempt = Attempt(session=session, deadline=out.now + self._step_s)
+        self.attempt = Attempt(session=session, began_at=out.now, deadline=out.now + self._step_s)
 
     @property
     def broken(self) -> bool:
-        """Whether giving up now leaves on the device what no live epoch accounts for, so that it must be closed."""
-        return self.phase is Phase.ACTIVATING or (self.attempt.reset and self.attempt.activated)
+        """Whether giving up now leaves on the device what no live epoch accounts for, so that it must be closed.
+
+        Where keys stand side by side the live one is untouched until a forced attempt takes it away.
+        """
+        if self.attempt.reset:
+            return self.attempt.activated
+        return self.phase is Phase.ACTIVATING and not self.policy.seamless
 
     # ---- how it begins
 
@@ -193,8 +198,8 @@ class Exchange:
 
     def end(self) -> None:
         """Over, whatever the outcome: nothing is awaited any longer."""
-        if self.phase is Phase.DOUBT:
-            self.standing.installed = NOTHING  # either key, as the straddle left it
+        if self.phase in (Phase.DOUBT, Phase.ACTIVATING):
+            self.standing.installed = NOTHING  # either key, as the straddle or the failed step left it
         self._cancel()
         self._move(Trigger.PROVEN if isinstance(self.outcome, Proven) else Trigger.ABANDON)
 

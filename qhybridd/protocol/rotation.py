@@ -30,7 +30,7 @@ class Rotation:
         self.tunnel = tunnel
         self.policy = policy
         self.standing = Standing()
-        self.schedule = Schedule(policy.period_s, waits=policy.waits, jitter=jitter)
+        self.schedule = Schedule(policy.period_s, waits=policy.waits, seamless=policy.seamless, jitter=jitter)
         self._out = Outbox(tunnel)
         self._exchange: Exchange | None = None
         self._qkd_ready = False
@@ -140,7 +140,9 @@ class Rotation:
         error = PeerError("tunnel.expired", "the hard expiry was reached without a new live epoch")
         self._out.report("closed", self.standing.last_epoch, error)
         exchange = self._exchange
-        if exchange is not None and (exchange.phase is Phase.DOUBT or not exchange.attempt.reset):
+        # Where keys stand side by side, closing takes away what an attempt under way has put there too.
+        forced = exchange is not None and exchange.attempt.reset and not self.policy.seamless
+        if exchange is not None and (exchange.phase is Phase.DOUBT or not forced):
             exchange.give_up(error)
             self._end_exchange()
         self._shut(error.code)
@@ -197,7 +199,7 @@ class Rotation:
             exchange.give_up(error, tell=False, again=True)
             self._conclude()
         if self._exchange is None:
-            self.schedule.want(self._out.now, reset=reset)
+            self._want(reset=reset)
 
     def _on_state(self, state: msg.State) -> None:
         if self._exchange is not None:
@@ -272,7 +274,7 @@ class Rotation:
         peer = attempt.session.peer
         standing.live = act.LiveEpoch(attempt.epoch, attempt.level, tag, attempt.combined_at, deadline, peer)
         standing.chain = attempt.chain
-        self.schedule.succeeded(self._out.now, standing.live)
+        self.schedule.succeeded(self._out.now, standing.live, attempt.began_at)
         self._opening = self._out.next_id()
         self._out.add(act.Open(self._opening, attempt.epoch, deadline))
         self._out.add(act.Retire(self._out.next_id(), attempt.epoch))
@@ -321,11 +323,16 @@ class Rotation:
 
     def _rotate_now(self, *, reset: bool) -> None:
         exchange = self._exchange
-        if reset and exchange is not None and exchange.phase is Phase.OBSERVING and not exchange.attempt.reset:
+        waiting = exchange is not None and exchange.phase is Phase.OBSERVING and not exchange.attempt.reset
+        if exchange is not None and reset and waiting and not self.policy.seamless:
             error = PeerError("tunnel.aborted", "a forced handshake was asked for instead", hint=_FOLLOWS)
             exchange.give_up(error, tell=False)
             self._conclude()
-        self.schedule.want(self._out.now, reset=reset)
+        self._want(reset=reset)
+
+    def _want(self, *, reset: bool) -> None:
+        """Begin now. Where keys stand side by side nothing needs force: an end that is closed says so (`State`)."""
+        self.schedule.want(self._out.now, reset=reset and not self.policy.seamless)
 
 
 def _given_up(tunnel: str, abort: msg.Abort) -> PeerError:

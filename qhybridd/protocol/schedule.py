@@ -23,10 +23,13 @@ class Schedule:
     period_s: int
     waits: bool
     """Whether keys enter at WireGuard's own handshake (`renew = "wait"`), with which the period is in step then."""
+    seamless: bool
+    """Whether keys stand side by side: a period may be as short as a rotation, whose own time then counts."""
     jitter: Callable[[], float]
     """Numbers in [0, 1); they spread retries."""
     since: float = 0.0
-    """From when the period counts: the last proof under traffic where it waits for that, else the combining."""
+    """From when the period counts: the last proof under traffic where it waits for that, where it is seamless the
+    beginning of the attempt, else the combining."""
     failures: int = 0
     """Failed attempts since the last live epoch or new session."""
     wanted: bool = False
@@ -60,8 +63,8 @@ class Schedule:
         self.failures = 0
         self.not_before = now
 
-    def succeeded(self, now: float, live: LiveEpoch) -> None:
+    def succeeded(self, now: float, live: LiveEpoch, began_at: float) -> None:
         """An epoch is live: every wish is fulfilled."""
         self.fresh(now)
-        self.since = now if self.waits else live.combined_at
+        self.since = now if self.waits else began_at if self.seamless else live.combined_at
         self.wanted = self.reset = False

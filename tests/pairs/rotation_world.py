@@ -14,7 +14,7 @@ from qhybridd.crypto import kem
 from qhybridd.crypto.kdf import key_tag
 from qhybridd.errors import HostError
 from qhybridd.keyexchange import perform
-from qhybridd.policy import Policy
+from qhybridd.policy import SEAMLESS_MARGIN_S, Policy
 from qhybridd.protocol import actions as act
 from qhybridd.protocol import messages as msg
 from qhybridd.protocol.messages import Held
@@ -76,7 +76,7 @@ class End:
         self.incarnation += 1
         self.running.clear()
         rotation = self.rotation = Rotation("wan", self.policy, self.world.random.random)
-        live, tag = self.record.live, key_tag(Secret.adopt(self.device.psk))
+        live, tag = self.record.live, self.device_tag()
         known = [held for held in self.record.candidates if held.tag == tag]
         if live is not None and self.guard_until > self.world.now and known:
             self.feed(act.Adopt(live, known[0]))
@@ -103,6 +103,14 @@ class End:
         self.guard_until = 0.0
         self.record = Record()
         self.device.psk, self.device.session = self.world.random.randbytes(32), 0
+
+    def device_tag(self) -> bytes:
+        """Public tag of the key on the device."""
+        return key_tag(Secret.adopt(self.device.psk))
+
+    def foreign_write(self) -> None:
+        """Another program changes the key on the device."""
+        self.device.psk = self.world.random.randbytes(32)
 
     # ---- actions
 
@@ -218,6 +226,8 @@ class End:
 class World:
     """Two ends, one clock."""
 
+    end_type: type[End] = End
+
     def __init__(self, seed: int, policies: tuple[Policy, Policy]) -> None:
         self.random = random.Random(seed)
         self.now = 1000.0
@@ -230,8 +240,8 @@ class World:
         self._sessions = itertools.count(1)
         self._qkd: dict[bytes, bytes] = {}
         low, high = sorted((self.random.randbytes(48), self.random.randbytes(48)))
-        self.proposer = End("p", low, self, policies[0], Device(self.random.randbytes(32)))
-        self.answerer = End("a", high, self, policies[1], Device(self.random.randbytes(32)))
+        self.proposer = self.end_type("p", low, self, policies[0], Device(self.random.randbytes(32)))
+        self.answerer = self.end_type("a", high, self, policies[1], Device(self.random.randbytes(32)))
         self.ends = (self.proposer, self.answerer)
         self.session: bytes | None = None
         self.known: dict[str, list[bytes]] = {"p": [], "a": []}
@@ -255,12 +265,12 @@ class World:
                 self.now = end
                 return
             self.now = following
-            if event <= following:
-                heapq.heappop(self._events)[2]()
             for e in self.ends:
                 due = e.rotation.deadline() if e.rotation is not None else None
                 if due is not None and due <= self.now:
                     e.feed(act.Tick())
+            if event <= following:
+                heapq.heappop(self._events)[2]()
 
     # ---- the channel
 
@@ -385,10 +395,10 @@ class World:
         return None not in lives and lives[0].epoch == lives[1].epoch and lives[0].tag == lives[1].tag  # type: ignore[union-attr]
 
 
-def policy(*, reset: bool = False, period_s: int = 120, hybrid: bool = False) -> Policy:
+def policy(*, reset: bool = False, period_s: int = 120, hybrid: bool = False, seamless: bool = False) -> Policy:
     """A policy that the tests use: ML-KEM-768, expiry as short as the check allows."""
     from qhybridd.crypto.levels import Level
 
     level = Level.HYBRID if hybrid else Level.PQC
-    expiry_s = period_s + (10 if reset else 180)
-    return Policy(level, period_s, expiry_s, reset, (kem.ML_KEM_768,), qkd=hybrid)
+    expiry_s = period_s + (SEAMLESS_MARGIN_S if seamless else 10 if reset else 180)
+    return Policy(level, period_s, expiry_s, reset, (kem.ML_KEM_768,), qkd=hybrid, seamless=seamless)

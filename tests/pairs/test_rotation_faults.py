@@ -7,12 +7,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from qhybridd.errors import HostError
 from qhybridd.protocol import actions as act
 from tests.pairs.rotation_world import World, policy
+from tests.pairs.seamless_world import EspWorld
 
 
 class Faults(RuleBasedStateMachine):
     """Drops, repeats, delays, cuts, restarts and failing steps, in any order at any moment."""
 
     world: World
+    patience_s = 0.0
+    """Two periods may be less than a cut takes to be noticed."""
 
     @initialize(
         seed=st.integers(0, 2**32),
@@ -21,9 +24,10 @@ class Faults(RuleBasedStateMachine):
     )
     def begin(self, seed: int, kind: tuple[bool, int], hybrid: bool) -> None:
         rules = policy(reset=kind[0], period_s=kind[1], hybrid=hybrid)
-        self.world = World(seed, (rules, rules))
-        self.period_s = kind[1]
-        self.hybrid = hybrid
+        self.start(World(seed, (rules, rules)), kind[1], hybrid)
+
+    def start(self, world: World, period_s: int, hybrid: bool) -> None:
+        self.world, self.period_s, self.hybrid = world, period_s, hybrid
         for end in self.world.ends:
             end.start()
             end.feed(act.QkdSupply(ready=hybrid))
@@ -75,7 +79,7 @@ class Faults(RuleBasedStateMachine):
     @rule(side=st.integers(0, 1))
     def foreign_change(self, side: int) -> None:
         end = self.world.ends[side]
-        end.device.psk = self.world.random.randbytes(32)
+        end.foreign_write()
         end.feed(act.CloseNow(HostError("host.readback", "another program wrote a PSK")))
 
     @rule(idle=st.booleans())
@@ -101,7 +105,7 @@ class Faults(RuleBasedStateMachine):
             if end.rotation is None:
                 end.start()
             end.feed(act.QkdSupply(ready=self.hybrid))
-        end_at = world.now + 2 * self.period_s
+        end_at = world.now + max(2 * self.period_s, self.patience_s)
         while not (world.agreed() and world.passes()):
             assert world.now < end_at, [(e.name, e.rotation.phase, e.rotation.live) for e in world.ends if e.rotation]
             world.run(0.1)
@@ -111,3 +115,20 @@ Faults.TestCase.settings = settings(
     max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestFaults = Faults.TestCase
+
+
+class SeamlessFaults(Faults):
+    """The same where keys stand side by side."""
+
+    patience_s = 20.0
+
+    @initialize(seed=st.integers(0, 2**32), period_s=st.sampled_from([1, 2, 10, 120]), hybrid=st.booleans())
+    def begin(self, seed: int, period_s: int, hybrid: bool) -> None:
+        rules = policy(seamless=True, period_s=period_s, hybrid=hybrid)
+        world = EspWorld(seed, (rules, rules))
+        world.packet_s = 0.5  # nobody counts them here
+        self.start(world, period_s, hybrid)
+
+
+SeamlessFaults.TestCase.settings = settings(Faults.TestCase.settings, max_examples=100)
+TestSeamlessFaults = SeamlessFaults.TestCase

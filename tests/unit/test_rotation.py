@@ -104,6 +104,24 @@ def committed() -> tuple[Machine, Machine, msg.Commit]:
     return p, a, commit
 
 
+@pytest.mark.parametrize("seamless", [False, True])
+def test_an_expiry_ends_an_attempt_whose_key_the_closing_takes_away(seamless: bool) -> None:
+    """The proposer is closed already and forces; here the old key expires in the middle of that."""
+    _, prepare = proposed()
+    policy = Policy(Level.PQC, 120, 300, reset=False, kems=(kem.ML_KEM_768,), seamless=seamless)
+    live = act.LiveEpoch(1, Level.PQC, b"t" * 16, 990.0, 1005.0)
+    a = Machine(proposes=False, policy=policy, adopt=live)
+    a.receive(msgspec.structs.replace(prepare, epoch=2, chain=b"", reset=True))
+    a.perform_all()
+    assert a.rotation.phase is Phase.ANSWERED
+    a.now = 1005.0
+    a.feed(act.Tick())
+    assert a.rotation.live is None
+    assert any(isinstance(action, act.Close) for action in a.actions)
+    assert a.rotation.phase is (Phase.IDLE if seamless else Phase.ANSWERED)
+    assert ("tunnel.expired" in [m.code for m in a.sent() if isinstance(m, msg.Abort)]) is seamless
+
+
 # ---- a hostile or faulty peer
 
 
