@@ -1,8 +1,10 @@
 """The control channel's sockets: feed a `Connection`, send what it gives, re-arm one timer. No protocol in here."""
 
 import asyncio
+import errno
 import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -37,6 +39,8 @@ class Wire(asyncio.Protocol):
         """The other end, `host:port`."""
         self.address = ""
         """Its address alone."""
+        self.local = ""
+        """This end's address."""
         self.on_event = on_event
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -85,6 +89,7 @@ class Wire(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=MAX_RECORD_BYTES, low=0)
         peer = self._transport.get_extra_info("peername") or ("", 0)
         self.address = str(peer[0]).partition("%")[0]
+        self.local = str((self._transport.get_extra_info("sockname") or ("",))[0]).partition("%")[0]
         self.endpoint = f"[{peer[0]}]:{peer[1]}" if ":" in str(peer[0]) else f"{peer[0]}:{peer[1]}"
 
     def begin(self) -> None:
@@ -212,7 +217,7 @@ async def connect(endpoint: Endpoint, mark: int) -> socket.socket:
             reason = error.strerror or str(error)
             continue
         try:
-            _mark(sock, mark)
+            _set_apart(sock, mark)
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.sock_connect(sock, address)
         except TimeoutError:
@@ -245,7 +250,7 @@ async def listen(endpoint: Endpoint, mark: int, make: Callable[[], asyncio.Proto
         sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _mark(sock, mark)
+        _set_apart(sock, mark)
         sock.bind((endpoint.host, endpoint.port))
         sock.listen(128)
         return await asyncio.get_running_loop().create_server(make, sock=sock)
@@ -258,7 +263,51 @@ IP_FREEBIND: Final = 15
 """linux/in.h; Python does not name it."""
 
 
-def _mark(sock: socket.socket, mark: int) -> None:
-    """Mark the socket, so that no tunnel swallows the control channel (routing rules and XFRM bypass look at it)."""
+IP_XFRM_POLICY: Final = 17
+"""linux/in.h."""
+IPV6_XFRM_POLICY: Final = 35
+"""linux/in6.h."""
+NETLINK_XFRM: Final = 6
+"""linux/netlink.h."""
+XFRM_POLICY_IN: Final = 0
+XFRM_POLICY_OUT: Final = 1
+_USER_POLICY: Final = struct.Struct("@32x8xH6xiI64x32xIIBBBB4x")
+"""struct xfrm_userpolicy_info (linux/xfrm.h): the selector with its family, lifetimes, priority, index, direction,
+action (0: XFRM_POLICY_ALLOW), flags, share. A selector of a family and nothing else fits every packet of the socket."""
+
+
+def _set_apart(sock: socket.socket, mark: int) -> None:
+    """See to it that no tunnel swallows this socket's packets, and no IPsec policy of the host drops them.
+
+    The mark is for routing rules and the guard. XFRM has policies of a socket's own, which come before all others, as
+    IKE daemons use them; a listening socket hands them on. Raises OSError.
+    """
     if mark:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    level, option = (
+        (socket.IPPROTO_IPV6, IPV6_XFRM_POLICY)
+        if sock.family == socket.AF_INET6
+        else (socket.IPPROTO_IP, IP_XFRM_POLICY)
+    )
+    for direction in (XFRM_POLICY_OUT, XFRM_POLICY_IN):
+        policy = _USER_POLICY.pack(sock.family, 0, 0, 0, 0, direction, 0, 0, 0)
+        try:
+            _allow(sock, level, option, policy)
+        except OSError as error:
+            # ENOPROTOOPT: a kernel without XFRM has no policies either. EPERM: who may not do this keys no tunnel.
+            if error.errno not in (errno.ENOPROTOOPT, errno.EPERM):
+                raise
+
+
+def _allow(sock: socket.socket, level: int, option: int, policy: bytes) -> None:
+    """The kernel reads the policy with the module behind NETLINK_XFRM, which may have to be loaded first."""
+    try:
+        sock.setsockopt(level, option, policy)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        try:
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM).close()
+        except OSError:  # there is no such module, hence no policies
+            return
+        sock.setsockopt(level, option, policy)
