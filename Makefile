@@ -10,8 +10,9 @@ PREFIX ?= /opt/qhybridd
 BINDIR ?= /usr/local/bin
 UNITDIR ?= /usr/local/lib/systemd/system
 CONFDIR ?= /etc/qhybridd
+UNITS := qhybridd.service qhybridd-guard.service qhybridd-sleep.service nftables.service.d/qhybridd.conf
 
-.PHONY: help demo test install check lint types unit coverage sanitize live soak bench codes codes-table lock clean
+.PHONY: help demo test install check lint types unit coverage sanitize live kernel faults soak bench codes codes-table lock clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -36,9 +37,10 @@ test: .stamps/venv ## every test that this machine can run (as root: network nam
 	@$(MAKE) --no-print-directory liboqs-if-possible
 	@$(MAKE) --no-print-directory lint types coverage sanitize
 	@$(MAKE) --no-print-directory live
+	@$(MAKE) --no-print-directory kernel
 
 # A virtual environment of its own with the locked packages that the daemon needs, and nothing of the tests.
-install: ## the daemon into PREFIX=/opt/qhybridd, its command, unit and configuration directory (as root)
+install: ## the daemon into PREFIX=/opt/qhybridd, its command, units and configuration directory (as root)
 	@bash deploy/install-deps gateway
 	@rm -rf build/lib* build/temp* build/bdist*
 	@umask 022 && set -e; \
@@ -50,7 +52,8 @@ install: ## the daemon into PREFIX=/opt/qhybridd, its command, unit and configur
 	install -d -m 0755 $(CONFDIR) $(BINDIR) $(UNITDIR) $(PREFIX)/share/doc/qhybridd; \
 	install -m 0644 README.md CHANGELOG.md docs/*.md configs/*.toml $(PREFIX)/share/doc/qhybridd; \
 	ln -sfn $(PREFIX)/bin/qhybridd $(BINDIR)/qhybridd; \
-	sed 's|/opt/qhybridd|$(PREFIX)|g' systemd/qhybridd.service > $(UNITDIR)/qhybridd.service; \
+	install -d -m 0755 $(UNITDIR)/nftables.service.d; \
+	for unit in $(UNITS); do sed 's|/opt/qhybridd|$(PREFIX)|g' systemd/$$unit > $(UNITDIR)/$$unit; done; \
 	if test -d /run/systemd/system; then systemctl daemon-reload; fi
 	@echo "installed; next: $(BINDIR)/qhybridd keygen"
 
@@ -62,12 +65,16 @@ lint: .stamps/venv
 types: .stamps/venv
 	@$(BIN)/mypy
 
+# One worker for each core; the tests of a module, which share what they made, stay together. WORKERS=0 runs them in one.
+WORKERS ?= auto
+PARALLEL = -n $(WORKERS) --dist loadscope
+
 unit: .stamps/venv
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q $(PARALLEL) tests/unit
 
 coverage: .stamps/venv ## unit and pair tests, and the share of branches that they take
 	@mkdir -p build
-	@$(BIN)/pytest -q tests/unit tests/pairs --cov --cov-report=json:build/coverage.json --cov-report=
+	@$(BIN)/pytest -q $(PARALLEL) tests/unit tests/pairs --cov --cov-report=json:build/coverage.json --cov-report=
 	@$(BIN)/python -m tests.branches build/coverage.json 95 qhybridd/protocol qhybridd/crypto qhybridd/policy.py
 
 # Into a tree of its own, so that the module of the virtual environment stays as it is. With the malloc of the C library,
@@ -79,14 +86,34 @@ sanitize: .stamps/venv ## the kernels and distillation under AddressSanitizer an
 	@cd $(SANITIZED) && QHYBRIDD_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	@cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	  $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider --hypothesis-profile=short \
+	  $(CURDIR)/$(BIN)/python -m pytest -q $(PARALLEL) -p no:cacheprovider --hypothesis-profile=short \
 	  tests/unit/test_kernel_*.py tests/unit/test_distill_*.py tests/unit/test_optics_*.py
 
 live: .stamps/venv ## real daemons, devices and packets in network namespaces; prints what it measured
 	@$(BIN)/pytest -raP tests/netns
 
-soak: .stamps/venv ## half an hour: ten ordinary rotations under a ping every 10 ms
-	@$(BIN)/python -m tests.netns.soak
+faults: .stamps/venv ## every fault on the real kernel, and the table of docs/faults.md from what was measured
+	@rm -f build/faults.jsonl
+	@bash deploy/install-deps machine
+	@failed=0; \
+	$(BIN)/python -m tests.machines.run -raP tests/kernel/test_faults.py || failed=1; \
+	$(BIN)/pytest -raP -p no:cacheprovider tests/machines || failed=1; \
+	$(BIN)/python -m tests.kernel.fault_table && exit $$failed
+
+# K picks files or tests: make kernel K="tests/kernel/test_times.py -k expiry". Without it the tests that mostly wait go
+# first, two at a time; those that measure, and those whose daemons have deadlines, run alone.
+KERNEL_TOGETHER := $(wildcard tests/kernel/test_xfrm_*.py tests/kernel/test_guard*.py) \
+  tests/netns/test_wireguard_target.py tests/netns/test_guard.py tests/netns/test_guard_others.py
+KERNEL_ALONE := $(filter-out $(KERNEL_TOGETHER),$(wildcard tests/kernel/test_*.py))
+kernel: .stamps/venv ## the tests that need a kernel with WireGuard and ESP, in an emulated machine if this one lacks them
+	@bash deploy/install-deps machine
+	@$(BIN)/python -m tests.machines.run -raP \
+	  $(or $(K),-n 2 --dist worksteal $(KERNEL_TOGETHER) --then -raP -m "not long" $(KERNEL_ALONE))
+	@$(if $(K),:,$(BIN)/pytest -raP -p no:cacheprovider tests/machines)
+
+soak: .stamps/venv ## half an hour: ten ordinary rotations of the kernel's WireGuard under traffic, nothing lost
+	@bash deploy/install-deps machine
+	@$(BIN)/python -m tests.machines.run --module tests.netns.soak
 
 bench: .stamps/venv ## figures for every hot stage
 	@$(BIN)/python -m bench

@@ -51,6 +51,10 @@ class GuardRequest(Struct, frozen=True, tag_field="verb", tag="guard"):
     """Answered by `GuardReport`."""
 
 
+class CloseRequest(Struct, frozen=True, tag_field="verb", tag="close"):
+    """Shut every tunnel: the machine is about to sleep. Answered by `Closed` once the kernel lets nothing pass."""
+
+
 FaultKind = Literal["cut", "loss", "degradation", "misalignment", "efficiency", "dark", "clock", "eve"]
 
 
@@ -69,7 +73,7 @@ class FaultRequest(Struct, frozen=True, tag_field="verb", tag="fault", forbid_un
     """Take this fault away; with no kind, all of them."""
 
 
-Request = StatusRequest | RotateRequest | ReloadRequest | RevokeRequest | GuardRequest | FaultRequest
+Request = StatusRequest | RotateRequest | ReloadRequest | RevokeRequest | GuardRequest | CloseRequest | FaultRequest
 
 
 # ---- answers
@@ -131,12 +135,40 @@ class LastError(Struct, frozen=True):
     """How long ago."""
 
 
+class EspStatus(Struct, frozen=True):
+    """What a tunnel over XFRM is made of."""
+
+    local: str
+    remote: str
+    """Outer addresses."""
+    mode: Literal["tunnel", "transport"]
+    cipher: str
+    reqid: int
+    encapsulation: int = 0
+    """UDP port; 0: plain ESP."""
+    if_id: int = 0
+
+
+class ExposureStatus(Struct, frozen=True):
+    """For how long traffic can still pass if something is lost right now, at worst (docs/exposure.md)."""
+
+    peer_gone_s: float
+    """When no key can be agreed any more, whichever daemon died."""
+    qkd_gone_s: float | None = None
+    """Under keys with a QKD part, when no QKD key comes any more; None: it takes none at all."""
+    qkd_keys: int = 0
+    """That lie in store for it and others."""
+    falls_back: bool = False
+    """Without QKD keys it goes on with `pqc`; else it closes."""
+
+
 class TunnelStatus(Struct, frozen=True):
     """One tunnel. What it says of the key is of the key that is live in the tunnel, not of the configuration."""
 
     name: str
     peer: str
     interface: str
+    """Empty for an XFRM tunnel without one."""
     state: Literal["open", "closed"]
     why: str
     """Why it is closed; empty when it is open."""
@@ -164,10 +196,13 @@ class TunnelStatus(Struct, frozen=True):
     last_error: LastError | None = None
     qkd: str = ""
     """The link whose keys it takes; empty: none. A live key below `hybrid` is a fallback where there is one."""
+    esp: EspStatus | None = None
+    """None: it is a WireGuard tunnel."""
+    exposure: ExposureStatus | None = None
 
 
 class StoreStatus(Struct, frozen=True):
-    """A link's key store at this end. `distilled` is the sum of all that follow it, to the bit."""
+    """A link's key store at this end. `distilled` is the sum of the other bits, to the bit."""
 
     mark: Literal["ready", "warning", "charging", "empty"]
     distilled_bits: int
@@ -185,6 +220,13 @@ class StoreStatus(Struct, frozen=True):
     """In store, for the peer to reserve."""
     waiting_bits: int
     """Of blocks that the peer has not confirmed yet."""
+    own_keys: int = 0
+    """For this end to reserve, with those that wait."""
+    own_left_s: float = 0.0
+    """Until the youngest of them is too old."""
+    peer_keys: int = 0
+    """For the peer to reserve, with those that wait, as far as this end knows."""
+    peer_left_s: float = 0.0
 
 
 class LinkStatus(Struct, frozen=True):
@@ -249,6 +291,13 @@ class Reloaded(Struct, frozen=True):
     changes: list[str] = []
     needs_restart: list[str] = []
     """Gateway keys that differ and take effect at the next start."""
+
+
+class Closed(Struct, frozen=True):
+    """Result of the verb `close`."""
+
+    tunnels: int
+    """That were shut, open before or not."""
 
 
 class GuardTunnel(Struct, frozen=True):

@@ -99,6 +99,8 @@ class Flow:
     ) -> None:
         """Start both ends; nothing is sent yet. Raises `HostError` (host.lab)."""
         stream = secrets.token_hex(8)
+        for report in self._reports:
+            report.unlink(missing_ok=True)  # of an earlier stream of this name
         bound = [f"[{address}]:{port}" if ":" in address else f"{address}:{port}" for address in addresses]
         for index, space in enumerate(spaces):
             command = [

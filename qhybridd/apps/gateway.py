@@ -1,5 +1,6 @@
 """One gateway of the laboratory: its namespace, its directory, its WireGuard devices and its daemon process."""
 
+import contextlib
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ from typing import Final
 import msgspec
 
 from qhybridd.apps.devices import Device
-from qhybridd.apps.namespaces import Child, Namespace
+from qhybridd.apps.namespaces import Child, Namespace, run_on_host
 from qhybridd.config import Config, Prefix
 from qhybridd.crypto.identity import Identity
 from qhybridd.errors import HostError
@@ -20,6 +21,8 @@ from qhybridd.peerfile import export_peer
 from qhybridd.status import MAX_ANSWER_BYTES, Answer, Status, StatusRequest, TunnelStatus, encode_line
 
 STATUS_TIMEOUT_S: Final = 3.0
+FILLER: Final = "filler"
+"""Name of the file that takes the disk's last byte."""
 LAN: Final = "lan"
 """Name of both ends of the cable between a gateway and the host behind it."""
 
@@ -35,7 +38,7 @@ class Gateway:
     prefixes: dict[str, Prefix]
     """What lies on this side of each tunnel. Its first address is the gateway's, the second the host's behind it."""
     devices: dict[str, Device] = field(default_factory=dict)
-    """By tunnel."""
+    """By tunnel, those of WireGuard."""
     host: Namespace | None = None
     """The host behind it, where the laboratory has hosts."""
     daemon: Child | None = None
@@ -56,8 +59,9 @@ class Gateway:
         return self.config.gateway.listen[0].host
 
     def address(self, tunnel: str) -> str:
-        """Its address in a tunnel."""
-        return str(self.prefixes[tunnel][1])
+        """Its address in a tunnel: the prefix itself where that is one address (ESP between the gateways alone)."""
+        prefix = self.prefixes[tunnel]
+        return str(prefix[1] if prefix.num_addresses > 1 else prefix[0])
 
     def host_address(self, tunnel: str) -> str:
         """The address of the host behind it, as the tunnel's other side knows it."""
@@ -67,13 +71,13 @@ class Gateway:
         """Wire the host behind it up, and forward for it."""
         if self.host is None:
             return
-        for prefix in self.prefixes.values():
+        inner = [prefix for prefix in self.prefixes.values() if prefix.num_addresses > 1]
+        for prefix in inner:
             length = prefix.prefixlen
             self.namespace.add_address(LAN, ip_interface(f"{prefix[3]}/{length}"))
             self.host.add_address(LAN, ip_interface(f"{prefix[2]}/{length}"))
-        for prefix in self.prefixes.values():
+        for prefix in {prefix.version: prefix for prefix in reversed(inner)}.values():
             self.host.add_route("::/0" if prefix.version == 6 else "0.0.0.0/0", via=str(prefix[3]))
-            break
         switches = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
         self.namespace.run(["sh", "-c", "; ".join(f"echo 1 > /proc/sys/net/{switch}" for switch in switches)])
 
@@ -90,6 +94,36 @@ class Gateway:
     def trust(self, name: str, peer_file: str) -> None:
         """Take a peer's file."""
         store_peer(self.config.gateway.peers, name, peer_file.encode(), beside=False)
+
+    # ---- disk
+
+    def limit_disk(self, kib: int) -> None:
+        """Give its state a disk of its own, so small. Before the daemon starts."""
+        for path in self._disks:
+            path.mkdir(mode=0o700, exist_ok=True)
+            run_on_host(["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0700", "qhybridd-lab", str(path)])
+
+    def fill_disk(self) -> None:
+        """Leave no byte free on what `limit_disk` made."""
+        for path in self._disks:
+            with (path / FILLER).open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+                while True:
+                    filler.write(bytes(512))
+
+    def free_disk(self) -> None:
+        """Undo `fill_disk`."""
+        for path in self._disks:
+            (path / FILLER).unlink(missing_ok=True)
+
+    def release_disk(self) -> None:
+        """Undo `limit_disk`, also where there was none."""
+        for path in self._disks:
+            if path.is_mount():
+                run_on_host(["umount", "--lazy", str(path)])
+
+    @property
+    def _disks(self) -> tuple[Path, Path]:
+        return self.config.gateway.runtime, self.config.gateway.state
 
     # ---- daemon
 

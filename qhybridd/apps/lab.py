@@ -1,8 +1,10 @@
-"""A laboratory: two gateways in network namespaces, joined by a cable, with WireGuard tunnels between them and a real
-daemon in each. The demo, the soak test and the tests in namespaces run in it.
+"""A laboratory: two gateways in network namespaces, joined by a cable, with tunnels between them and a real daemon in
+each. The demo, the soak test and the tests in namespaces and on the real kernel run in it.
 
-The two configuration files say everything: the gateways' underlay addresses are what they listen on, and what lies on
-one side of a tunnel is what the other side's file protects. Where they have a QKD link whose photons go to an address
+The two configuration files say everything: the gateways' underlay addresses are what they listen on and what ESP runs
+between, and what lies on one side of a tunnel is what the other side's file protects. A WireGuard tunnel gets a device
+at each end. An XFRM tunnel gets none (or its XFRM interface): its traffic is routed to the other gateway, and without a
+daemon nothing keeps it from going there in clear. Where they have a QKD link whose photons go to an address
 that is not on that cable, there is a fibre too, and a third host in the middle of it. The laboratory writes a copy of
 each file with an interface name of its own and fresh WireGuard keys in place, makes the world that it describes, and on
 the way out, whatever the way, leaves nothing of it behind.
@@ -24,13 +26,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from qhybridd.apps.capture import Capture
 from qhybridd.apps.devices import Device, WireGuardPeer
 from qhybridd.apps.fibre import lay, photons_of
 from qhybridd.apps.flow import Flow
 from qhybridd.apps.gateway import LAN, Gateway
 from qhybridd.apps.interrupts import Interrupts
-from qhybridd.apps.namespaces import Child, Namespace, join
-from qhybridd.config import Config, WireGuardConfig, parse_config
+from qhybridd.apps.namespaces import Child, Interface, Namespace, join
+from qhybridd.apps.netem import Impairment, impair
+from qhybridd.config import Config, TunnelConfig, XfrmConfig, parse_config
 from qhybridd.errors import HostError, OperatorError
 from qhybridd.keyfiles import PSK_BYTES
 from qhybridd.secretfile import SECRET_MODE, create_file
@@ -73,6 +77,7 @@ class Lab:
         self.middle: Namespace | None = None
         """The host that the fibre passes through; None in a laboratory without one."""
         self.eve: Child | None = None
+        self._captures: list[Capture] = []
         self._texts = dict(configs)
         self._interrupts = Interrupts()
         self._stack = ExitStack()
@@ -110,10 +115,8 @@ class Lab:
         first, second = self.gateways.values()
         join(first.namespace, second.namespace, UNDERLAY)
         for gateway in (first, second):
-            for listener in gateway.config.gateway.listen:
-                address = ip_interface(listener.host)
-                length = UNDERLAY_PREFIX[address.version]
-                gateway.namespace.add_address(UNDERLAY, ip_interface(f"{address.ip}/{length}"))
+            for host in underlays(gateway.config):
+                gateway.namespace.add_address(UNDERLAY, on_the_underlay(host))
             for device in gateway.devices.values():
                 self._stack.callback(device.remove)
                 device.make()
@@ -128,7 +131,9 @@ class Lab:
         directory = self._directory / name
         directory.mkdir(mode=0o700)
         devices = {}
-        for index, tunnel in enumerate(parsed[name].tunnels):
+        for index, (tunnel, config) in enumerate(parsed[name].tunnels.items()):
+            if isinstance(config.target, XfrmConfig):
+                continue
             interface = f"q{self.tag}{name[:1]}-{tunnel}"
             if len(interface) > MAX_INTERFACE:
                 raise OperatorError("host.lab", f"the tunnel name {tunnel} is too long for a laboratory")
@@ -157,17 +162,38 @@ class Lab:
         """Devices, addresses, routes and the configuration file of one gateway."""
         text = self._texts[gateway.name]
         for tunnel, config in gateway.config.tunnels.items():
+            if isinstance(config.target, XfrmConfig):
+                self._configure_esp(gateway, config, config.target)
+                continue
             device, opposite = gateway.devices[tunnel], other.devices[tunnel]
-            protects = tuple(str(prefix) for prefix in config.protects)
-            assert isinstance(config.target, WireGuardConfig)
-            device.configure(WireGuardPeer(opposite.public, (other.underlay, opposite.port), protects))
-            gateway.namespace.add_address(device.name, ip_interface(gateway.address(tunnel)))
-            for prefix in protects:
-                gateway.namespace.add_route(prefix, link=device.name)
+            self.configure_device(gateway, tunnel)
             text = _put(text, config.interface, device.name)
             text = _put(text, base64.b64encode(config.target.peer).decode(), base64.b64encode(opposite.public).decode())
         gateway.config_file.write_text(text)
         gateway.config = parse_config(text, gateway.config_file)
+
+    def configure_device(self, gateway: Gateway, tunnel: str) -> None:
+        """Keys, peer, address and routes of a WireGuard device that was just made."""
+        other = next(one for one in self.gateways.values() if one is not gateway)
+        device, opposite = gateway.devices[tunnel], other.devices[tunnel]
+        protects = tuple(str(prefix) for prefix in gateway.config.tunnels[tunnel].protects)
+        device.configure(WireGuardPeer(opposite.public, (other.underlay, opposite.port), protects))
+        gateway.namespace.add_address(device.name, ip_interface(gateway.address(tunnel)))
+        for prefix in protects:
+            gateway.namespace.add_route(prefix, link=device.name)
+
+    def _configure_esp(self, gateway: Gateway, config: TunnelConfig, target: XfrmConfig) -> None:
+        """The XFRM interface if there is one, the gateway's inner address, and the way to the other side."""
+        if target.interface:
+            gateway.namespace.add_xfrm_interface(target.interface, UNDERLAY, target.if_id)
+        inner = gateway.address(config.name)
+        if inner != str(target.local):
+            gateway.namespace.add_address(target.interface or "lo", ip_interface(inner))
+        for prefix in config.protects:
+            if target.interface:
+                gateway.namespace.add_route(str(prefix), link=target.interface)
+            elif target.remote not in prefix:
+                gateway.namespace.add_route(str(prefix), via=str(target.remote))
 
     def _make_namespace(self, role: str) -> Namespace:
         namespace = Namespace(f"qhy-{os.getpid()}-{self.tag}-{role}")
@@ -184,12 +210,19 @@ class Lab:
                 join(gateway.namespace, gateway.host, LAN)
                 gateway.attach_host()
 
-    def start_daemons(self) -> None:
-        """Give both gateways their identities and each other's, and start both daemons."""
+    def enrol(self) -> None:
+        """Give both gateways their identities and each other's, unless they have them."""
         first, second = self.gateways.values()
+        if first.config.gateway.identity.exists():
+            return
         peer_files = {gateway.name: gateway.enrol() for gateway in (first, second)}
         for gateway, other in ((first, second), (second, first)):
             gateway.trust(other.name, peer_files[other.name])
+
+    def start_daemons(self) -> None:
+        """Start both daemons, which know each other."""
+        self.enrol()
+        for gateway in self.gateways.values():
             self._stack.callback(gateway.stop)
             self.start_daemon(gateway)
 
@@ -197,6 +230,11 @@ class Lab:
         """Start one gateway's daemon, again for instance after it was stopped."""
         with self._interrupts.hold():
             gateway.start()
+
+    def limit_disk(self, gateway: Gateway, kib: int) -> None:
+        """Give a gateway's state a disk of its own, before its daemon starts."""
+        self._stack.callback(gateway.release_disk)
+        gateway.limit_disk(kib)
 
     # ---- in the middle of the fibre
 
@@ -221,6 +259,20 @@ class Lab:
         return self._directory / "eve.log"
 
     # ---- measuring
+
+    def capture(self) -> None:
+        """From now on count the packets of every protected prefix that a gateway sends over the cable in clear."""
+        for gateway in self.gateways.values():
+            prefixes = [prefix for tunnel in gateway.config.tunnels.values() for prefix in tunnel.protects]
+            capture = Capture(gateway.namespace, UNDERLAY, prefixes)
+            self._stack.callback(capture.close)
+            self._captures.append(capture)
+
+    def in_clear(self) -> int:
+        """How many packets went over the cable in clear since `capture`, in both directions."""
+        if not self._captures:
+            raise HostError("host.lab", "nothing was captured")
+        return sum(capture.count() for capture in self._captures)
 
     def add_flow(self, tunnel: str, interval_ms: float = 10.0) -> Flow:
         """A measured stream through a tunnel between the gateways themselves. Nothing is sent before its `start`."""
@@ -267,6 +319,11 @@ class Lab:
 
     # ---- breaking and mending
 
+    def impair(self, impairment: Impairment | None, *senders: str) -> None:
+        """Do this to what the gateways named, or both, send over the cable; None: nothing any more."""
+        for name in senders or tuple(self.gateways):
+            impair(self.gateways[name].namespace, UNDERLAY, impairment)
+
     def cut(self, *deaf: str) -> None:
         """Lose the control channel's packets silently: what comes in at the gateways named, or at both."""
         for name in deaf or tuple(self.gateways):
@@ -274,7 +331,7 @@ class Lab:
             self.gateways[name].namespace.run(["nft", "-f", "-"], text=_MEND + _CUT.format(port=port))
 
     def mend(self) -> None:
-        """Undo every cut."""
+        """Undo every cut (not `impair`)."""
         for gateway in self.gateways.values():
             gateway.namespace.run(["nft", "-f", "-"], text=_MEND)
 
@@ -306,6 +363,19 @@ def require_root() -> None:
     """Raise `OperatorError` (host.root) for anybody else."""
     if os.geteuid() != 0:
         raise OperatorError("host.root", "network namespaces and WireGuard devices need root")
+
+
+def underlays(config: Config) -> tuple[str, ...]:
+    """The gateway's addresses on the cable: where it listens, and where its ESP comes from."""
+    targets = [tunnel.target for tunnel in config.tunnels.values()]
+    esp = [str(target.local) for target in targets if isinstance(target, XfrmConfig)]
+    return tuple(dict.fromkeys([*(listener.host for listener in config.gateway.listen), *esp]))
+
+
+def on_the_underlay(host: str) -> Interface:
+    """An address with the length of the cable's prefix."""
+    address = ip_interface(host)
+    return ip_interface(f"{address.ip}/{UNDERLAY_PREFIX[address.version]}")
 
 
 def _put(text: str, old: str, new: str) -> str:

@@ -5,6 +5,7 @@ Everything here is undone by the caller, who notes it for removal first.
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from pyroute2 import IPRoute, netns
+from pyroute2.netlink.exceptions import NetlinkError
 
 from qhybridd.errors import HostError
 
@@ -55,6 +57,14 @@ class Namespace:
         """A netlink socket inside; a context manager."""
         return IPRoute(netns=self.name)
 
+    def open_socket(self, family: int, kind: int, protocol: int) -> socket.socket:
+        """A socket inside, also after this thread went back to where it was."""
+        netns.pushns(self.name)
+        try:
+            return socket.socket(family, kind, protocol)
+        finally:
+            netns.popns()
+
     def add_address(self, link: str, address: Interface) -> None:
         """Give `link` an address and set it up."""
         with self.links() as links:
@@ -68,6 +78,15 @@ class Namespace:
         with self.links() as links:
             hop = {"gateway": via} if via else {"oif": links.link_lookup(ifname=link)[0]}
             links.route("add", dst=prefix, **hop)
+
+    def add_xfrm_interface(self, name: str, link: str, if_id: int) -> None:
+        """Make an XFRM interface over `link`. Raises `HostError` (host.lab) where the kernel has none."""
+        with self.links() as links:
+            below = links.link_lookup(ifname=link)[0]
+            try:
+                links.link("add", ifname=name, kind="xfrm", xfrm_link=below, xfrm_if_id=if_id)
+            except NetlinkError as error:
+                raise HostError("host.lab", f"no XFRM interface: {error}", where=name) from None
 
     def spawn(
         self,
@@ -92,11 +111,7 @@ class Namespace:
 
     def run(self, command: Sequence[str], *, text: str = "") -> str:
         """Run a short command inside and return its output. Raises `HostError` (host.lab) if it fails."""
-        inside = ["nsenter", f"--net={self.path}", "--", *command]
-        result = subprocess.run(inside, input=text, capture_output=True, text=True, timeout=30, check=False)
-        if result.returncode:
-            raise HostError("host.lab", f"`{' '.join(command)}` failed: {result.stderr.strip()}", where=self.name)
-        return result.stdout
+        return _run(["nsenter", f"--net={self.path}", "--", *command], command, self.name, text)
 
     def processes(self) -> list[int]:
         """The PIDs inside, also after the name was removed."""
@@ -156,6 +171,18 @@ class Child:
 
     def _ended(self) -> object:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+
+
+def run_on_host(command: Sequence[str]) -> str:
+    """Run a short command outside and return its output. Raises `HostError` (host.lab) if it fails."""
+    return _run(command, command, "", "")
+
+
+def _run(whole: Sequence[str], command: Sequence[str], where: str, text: str) -> str:
+    result = subprocess.run(whole, input=text, capture_output=True, text=True, timeout=30, check=False)
+    if result.returncode:
+        raise HostError("host.lab", f"`{' '.join(command)}` failed: {result.stderr.strip()}", where=where)
+    return result.stdout
 
 
 def join(one: Namespace, other: Namespace, name: str, other_name: str = "") -> None:

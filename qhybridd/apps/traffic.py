@@ -30,6 +30,8 @@ MAX_GAPS: Final = 1000
 GAP_S: Final = 0.25
 """A silence shorter than this is no gap: two busy cores delay a process that long now and then."""
 REPORT_EVERY_S: Final = 0.2
+SO_RCVBUFFORCE: Final = 33
+RECEIVE_BYTES: Final = 4 << 20
 LATE_S: Final = 1.0
 """A sender that fell behind by more (its process was stopped) starts over instead of sending a burst."""
 
@@ -60,6 +62,8 @@ class Account(msgspec.Struct, frozen=True):
     """Packets that arrived again."""
     next_sequence: int = 0
     """One more than the highest sequence number that arrived."""
+    first_arrival_s: float = 0.0
+    """When the first packet arrived; 0 if none did."""
     last_arrival_s: float = 0.0
     """When the last packet arrived; 0 if none did."""
     delay_s: float = 0.0
@@ -73,14 +77,23 @@ class Account(msgspec.Struct, frozen=True):
 class Arrivals:
     """Counts the packets that arrive: each once, in any order."""
 
-    __slots__ = ("_seen", "delay_s", "duplicates", "gaps", "last_arrival_s", "next_sequence", "received")
+    __slots__ = (
+        "_seen",
+        "delay_s",
+        "duplicates",
+        "first_arrival_s",
+        "gaps",
+        "last_arrival_s",
+        "next_sequence",
+        "received",
+    )
 
     def __init__(self) -> None:
         self._seen = bytearray()
         self.received = 0
         self.duplicates = 0
         self.next_sequence = 0
-        self.last_arrival_s = 0.0
+        self.first_arrival_s = self.last_arrival_s = 0.0
         self.delay_s = 0.0
         self.gaps: list[Gap] = []
 
@@ -94,6 +107,7 @@ class Arrivals:
             self.duplicates += 1
             return
         self._seen[sequence] = 1
+        self.first_arrival_s = self.first_arrival_s or now
         self.received += 1
         self.next_sequence = max(self.next_sequence, sequence + 1)
         self.delay_s = max(self.delay_s, delay_s)
@@ -152,7 +166,7 @@ class End:
             try:
                 self._socket.sendto(packet, self._peer)
             except OSError as error:
-                if error.errno in (errno.EBADF, errno.EINVAL, errno.EMSGSIZE):
+                if error.errno in (errno.EBADF, errno.EMSGSIZE):  # XFRM says EINVAL of an association that failed
                     raise
                 self._refused += 1
 
@@ -183,6 +197,7 @@ class End:
             received=seen.received,
             duplicates=seen.duplicates,
             next_sequence=seen.next_sequence,
+            first_arrival_s=seen.first_arrival_s,
             last_arrival_s=seen.last_arrival_s,
             delay_s=seen.delay_s,
             gaps=tuple(seen.gaps),
@@ -243,6 +258,8 @@ def main() -> int:
     family = socket.AF_INET6 if ":" in options.bind[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as bound:
         bound.setblocking(False)
+        # What a busy machine makes this process miss for a moment waits instead of counting as lost by the network.
+        bound.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
         bound.bind(options.bind)
         end = End(bytes.fromhex(options.stream), bound, options.peer, options.interval_ms / 1000)
         run(end, bound, options.report)

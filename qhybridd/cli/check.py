@@ -41,10 +41,11 @@ def check(ctx: click.Context, file: Path | None, syntax: bool) -> None:
     click.echo(f"{path} is right.")
     for tunnel in config.tunnels.values():
         click.echo(
-            f"  tunnel {tunnel.name}: {tunnel.interface} to {tunnel.peer}, renew = {tunnel.renew}, "
+            f"  tunnel {tunnel.name}: {_way(tunnel)}, "
             f"a key every {period(tunnel.period_s)}, expiry {period(tunnel.expiry_s)}, at least {tunnel.least.label}"
         )
         click.echo(f"    rests on {_rests_on(tunnel)}")
+        click.echo(f"    {_worst(tunnel, config)}")
     for link in config.links.values():
         click.echo(f"  link {link.name}: {_describe_link(link)}")
         expected, good = _expect(link)
@@ -53,6 +54,34 @@ def check(ctx: click.Context, file: Path | None, syntax: bool) -> None:
         click.echo(f"  peer {peer.name}: {_describe(peer, pins.get(peer.name))}")
     if not config.tunnels:
         click.echo("  It has no tunnel yet: see docs/config.md for an example.")
+
+
+def _way(tunnel: "TunnelConfig") -> str:
+    """What holds its keys, and between whom."""
+    from qhybridd.config import XfrmConfig
+
+    esp = tunnel.target
+    if not isinstance(esp, XfrmConfig):
+        return f"{tunnel.interface} to {tunnel.peer}, renew = {tunnel.renew}"
+    wrapped = f" in UDP {esp.encapsulation}" if esp.encapsulation else ""
+    through = f" through {esp.interface} (if_id {esp.if_id})" if esp.interface else ""
+    return (
+        f"ESP{wrapped} {esp.local} to {esp.remote}{through} to {tunnel.peer}, {esp.mode} mode, {esp.cipher}, "
+        f"reqid {esp.reqid:#x}"
+    )
+
+
+def _worst(tunnel: "TunnelConfig", config: "Config") -> str:
+    """For how long its traffic goes on at the very worst: docs/exposure.md, with a full store."""
+    from qhybridd import exposure
+
+    text = f"at worst closed {period(exposure.without_peer_s(tunnel.expiry_s))} after the peer is gone"
+    link = config.links.get(tunnel.qkd or "")
+    if link is None:
+        return text
+    full = exposure.Supply(link.capacity_bits // KEY_BITS, link.max_age_s)
+    what = "closed" if tunnel.least.needs_qkd else "without a QKD part"
+    return f"{text}, {what} {period(exposure.without_qkd_s(tunnel.period_s, tunnel.expiry_s, full))} after QKD is"
 
 
 def _rests_on(tunnel: "TunnelConfig") -> str:

@@ -38,7 +38,7 @@ COMMANDS: Final = {
     "status": Entry("show", "Show tunnels, links and peers: level, key, key store, why closed."),
     "rotate": Entry("daemon", "Give a tunnel a new key now."),
     "reload": Entry("daemon", "Apply a changed configuration without touching the rest."),
-    "guard": Entry("guard", "Show or remove the kernel's rule that keeps tunnels closed."),
+    "guard": Entry("guard", "The kernel's rule that keeps tunnels closed: show, load, close, remove."),
     "sim": Entry("sim", "Simulate a QKD link on its own: a run, a sweep, a day."),
     "fault": Entry("fault", "Break a simulated link on purpose, or mend it."),
     "bench": Entry("bench", "Measure how fast this machine simulates light and distils keys."),

@@ -182,6 +182,7 @@ def _tell(site: Site, name: str, pin: "Pin") -> None:
             raise
         click.echo(f"The daemon was not told: {plain(error.message)}. The pin is refused from its next start on.")
         click.echo("If a daemon does run: stop it, or its session with the peer lives on.")
+        click.echo("Tunnels that are open pass until they expire; `qhybridd guard close` shuts them now.")
     else:
         click.echo("The daemon ended its session and closed its tunnels.")
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from qhybridd.cli.failures import plain
 from qhybridd.cli.render_links import links
 from qhybridd.cli.words import cut, name_width, period, size, span
-from qhybridd.status import PeerStatus, Status, TunnelStatus
+from qhybridd.status import EspStatus, ExposureStatus, PeerStatus, Status, TunnelStatus
 
 SOON: Final = 0.2
 """The part of a key's life that is its last: an open tunnel that comes there was not renewed in time."""
@@ -74,6 +74,8 @@ def _tunnel(tunnel: TunnelStatus, width: int) -> Text:
     """The tunnel's line: a mark, the name, and the figures of the live key."""
     mark, style = _mark(tunnel)
     ago = "never" if tunnel.last_handshake_s is None else f"{span(tunnel.last_handshake_s)} ago"
+    if tunnel.esp is not None:
+        ago = "-"  # ESP has none: both ends' counters prove the key
     shut = tunnel.state == "closed"
     cells = (
         "CLOSED" if shut else "open",
@@ -113,13 +115,14 @@ def _details(tunnel: TunnelStatus) -> list[Text]:
     if _fallen(tunnel):
         lines.append(Text(f"fallen back to {tunnel.level}: its key has no part of link {plain(tunnel.qkd)}", "yellow"))
     busy = "" if tunnel.phase == "idle" else f", now: {plain(tunnel.phase)}"
-    lines.append(
-        Text(
-            f"{plain(tunnel.interface)} to {plain(tunnel.peer)}, {tunnel.renew}: "
-            f"a key every {period(tunnel.period_s)}, expiry {period(tunnel.expiry_s)}{busy}",
-            "dim",
-        )
-    )
+    times = f"a key every {period(tunnel.period_s)}, expiry {period(tunnel.expiry_s)}{busy}"
+    if tunnel.esp is None:
+        lines.append(Text(f"{plain(tunnel.interface)} to {plain(tunnel.peer)}, {tunnel.renew}: {times}", "dim"))
+    else:
+        lines.append(Text(f"{_esp(tunnel.esp)}{_through(tunnel)}", "dim"))
+        lines.append(Text(f"to {plain(tunnel.peer)}: {times}", "dim"))
+    if tunnel.exposure is not None:
+        lines.append(Text(_exposure(tunnel.exposure), "dim"))
     lines.append(
         Text(
             f"{_count(tunnel.rotations, 'rotation')}, {tunnel.failures} failed, "
@@ -134,6 +137,25 @@ def _details(tunnel: TunnelStatus) -> list[Text]:
         if error.hint:
             lines.append(Text(f"fix: {plain(error.hint)}", "yellow"))
     return lines
+
+
+def _esp(esp: EspStatus) -> str:
+    wrapped = f" in UDP {esp.encapsulation}" if esp.encapsulation else ""
+    return f"ESP{wrapped} {plain(esp.local)} to {plain(esp.remote)}, {esp.mode}, {plain(esp.cipher)}"
+
+
+def _through(tunnel: TunnelStatus) -> str:
+    return f", {plain(tunnel.interface)}" if tunnel.interface else ""
+
+
+def _exposure(exposure: ExposureStatus) -> str:
+    """What the worst case is if something is lost now."""
+    text = f"at worst closed {span(exposure.peer_gone_s)} after the peer is gone"
+    if exposure.qkd_gone_s is None:
+        return text
+    what = "without a QKD part" if exposure.falls_back else "closed"
+    keys = _count(exposure.qkd_keys, "key")
+    return f"{text}, {what} {span(exposure.qkd_gone_s)} after QKD is ({keys} in store)"
 
 
 def _peers(peers: list[PeerStatus]) -> list[RenderableType]:

@@ -5,16 +5,13 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qhybridd.config.load import parse_config, read_text
-from qhybridd.control import daemon_answers
-from qhybridd.daemon.gateway import Gateway
-from qhybridd.daemon.host import forbid_dumps
-from qhybridd.daemon.site import guarded_of, load_site
 from qhybridd.errors import HostError, QhybriddError
-from qhybridd.guard import Guard
-from qhybridd.telemetry.log import Log, open_log
+
+if TYPE_CHECKING:
+    from qhybridd.daemon.gateway import Gateway
+    from qhybridd.telemetry.log import Log
 
 
 def run(config_path: Path) -> int:
@@ -22,6 +19,12 @@ def run(config_path: Path) -> int:
 
     Raises `QhybriddError` when it cannot start.
     """
+    # Here, so that a program that wants one record of the daemon's does not load all of it.
+    from qhybridd.daemon.gateway import Gateway
+    from qhybridd.daemon.host import forbid_dumps
+    from qhybridd.daemon.site import load_site
+    from qhybridd.telemetry.log import open_log
+
     forbid_dumps()
     log = open_log(os.environ.get("QHYBRIDD_LOG", "info"))
     try:
@@ -33,27 +36,31 @@ def run(config_path: Path) -> int:
     return 0
 
 
-async def _guard_alone(config_path: Path, log: Log) -> None:
+async def _guard_alone(config_path: Path, log: "Log") -> None:
     """A gateway that cannot start, for want of a key file for instance, still keeps its tunnels closed.
 
-    As far as its configuration says what to guard, and unless a daemon runs, which guards what it loaded.
+    As far as its configuration, or the last good one, says what to guard, and unless a daemon runs, which guards what
+    it loaded.
     """
+    from qhybridd.boot import load_guard
+    from qhybridd.config import GatewayConfig, load_gateway
+    from qhybridd.control import daemon_answers
+
     try:
-        config = parse_config(read_text(config_path), config_path)
-        if await daemon_answers(config.gateway.socket):
+        socket = load_gateway(config_path).socket
+    except QhybriddError:
+        socket = GatewayConfig().socket
+    try:
+        if await daemon_answers(socket):
             return
-        guard = Guard()
-        try:
-            await guard.load(guarded_of(config))
-        finally:
-            await guard.close()
+        guarded = await load_guard(config_path, restore=False)
     except QhybriddError as error:
         log.error("no guard", code=error.code, message=error.message, where=error.where, hint=error.hint)
     else:
-        log.warning("guarded without a daemon", tunnels=len(config.tunnels))
+        log.warning("guarded without a daemon", tunnels=len(guarded.config.tunnels), copy=guarded.refused is not None)
 
 
-async def _serve(gateway: Gateway, log: Log) -> None:
+async def _serve(gateway: "Gateway", log: "Log") -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, gateway.stop)
@@ -69,7 +76,7 @@ async def _serve(gateway: Gateway, log: Log) -> None:
     await gateway.run()
 
 
-async def _reload(gateway: Gateway, log: Log) -> None:
+async def _reload(gateway: "Gateway", log: "Log") -> None:
     try:
         await gateway.reload()
     except QhybriddError as error:
@@ -78,7 +85,7 @@ async def _reload(gateway: Gateway, log: Log) -> None:
         log.defect(error)
 
 
-def _complain(log: Log, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _complain(log: "Log", _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """What nobody caught: in our words, since the text of an exception may hold anything."""
     error = context.get("exception")
     if isinstance(error, OSError):

@@ -11,20 +11,24 @@ from typing import Any, Final
 import msgspec
 
 from qhybridd import status
+from qhybridd.boot import keep_copy
 from qhybridd.clock import boottime
 from qhybridd.config import changes, difference
 from qhybridd.config.changes import Difference
 from qhybridd.config.records import TunnelConfig, WireGuardConfig, XfrmConfig
 from qhybridd.control import ControlServer
 from qhybridd.daemon.door import Door
-from qhybridd.daemon.host import tell_service_manager, watch_sleep
+from qhybridd.daemon.esp import Esp
+from qhybridd.daemon.host import tell_service_manager, watch_clocks
 from qhybridd.daemon.links import Links
 from qhybridd.daemon.peer import Peer
 from qhybridd.daemon.records import Records
 from qhybridd.daemon.report import report
 from qhybridd.daemon.services import Services
 from qhybridd.daemon.site import PeerSite, Site, load_site, policy_of
+from qhybridd.daemon.sleep import SleepGate
 from qhybridd.daemon.tunnel import Tunnel
+from qhybridd.daemon.watch import Watch
 from qhybridd.errors import HostError, OperatorError, PeerError, QhybriddError
 from qhybridd.guard import Guard
 from qhybridd.protocol import actions as act
@@ -35,10 +39,8 @@ from qhybridd.targets.device import Devices
 from qhybridd.targets.wireguard import WireGuardTarget
 from qhybridd.telemetry.log import Log
 
-WATCH_S: Final = 10.0
-"""Between two looks at the devices for changes by others."""
-GUARD_WATCH_S: Final = 0.1
-"""Between two looks at the guard: so long may a flush of the host's ruleset leave it open."""
+GUARD_RETRY_S: Final = 0.1
+"""Until the guard is looked at again after that failed."""
 
 _NO_REFUSAL: Final = frozenset({"peer.closed", "peer.slow", "peer.truncated"})
 """How a handshake ends that nobody refused."""
@@ -54,11 +56,14 @@ class Gateway:
         self._started_at = boottime()
         self._config_path, self._log = config_path, log
         self._pins: dict[bytes, PeerPin] = {}
-        self._guard = Guard()
+        self._guard = Guard(site.config.gateway.mark)
+        self._gate = SleepGate(self._guard)
         self._devices = Devices()
         gateway = site.config.gateway
+        self._esp = Esp(gateway.runtime, log)
+        self._watch = Watch(self.tunnels, self.peers, log)
         records = Records(gateway.runtime / "tunnels")
-        self._services = Services(site.identity, site.suites, gateway.mark, self._guard, records, log, self._spawn)
+        self._services = Services(site.identity, site.suites, gateway.mark, self._gate, records, log, self._spawn)
         self._links = Links(self._services, self.peers, self.tunnels)
         self._door = Door(site.identity, site.suites, self._pins, self.peers.get, told=self._on_refused, log=log)
         self._control = ControlServer(site.config.gateway.socket, self._answer, log)
@@ -95,12 +100,15 @@ class Gateway:
     async def _start(self) -> None:
         await self._control.open()
         await self._guard.load(self.site.guarded)
+        self._esp.require(self.site.config)  # after the guard: a kernel without IPsec keeps everything closed
         remaining = await self._guard.remaining()
+        await self._esp.protect(self.site.config)
         for site in self.site.peers.values():
             self._add_peer(site)
         for link in self.site.links.values():
             await self._links.add(link)
         await self._add_tunnels(self.site.config.tunnels.values(), remaining)
+        await self._keep_copy()
         await self._door.open(self.site.config.gateway.listen, self.site.config.gateway.mark)
         for peer in self.peers.values():
             peer.start()
@@ -114,6 +122,8 @@ class Gateway:
         await asyncio.gather(*(tunnel.stop() for tunnel in self.tunnels.values()))
         await self._guard.close()
         await self._devices.close()
+        await self._esp.close()
+        self._watch.close()
         self._log.info("stopped")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -121,40 +131,49 @@ class Gateway:
         return self._tasks.create_task(work)
 
     def _watches(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        return self._watch(), self._watch_guard(), watch_sleep(self._woke), self._door.retry()
+        watches = (self._watch.poll(), self._watch.follow_devices(), self._watch.await_devices())
+        clocks = watch_clocks(self._woke, self._clock_set)
+        return *watches, self._esp.watch(self._restore_policies), self._watch_guard(), clocks, self._door.retry()
 
     async def _watch_guard(self) -> None:
         """Put the guard back when somebody else took it away, `nft flush ruleset` for instance."""
         while True:
-            await asyncio.sleep(GUARD_WATCH_S)
             try:
+                await self._guard.changed()
                 if await self._guard.disturbed():
-                    async with self._changing:
-                        await self._restore_guard()
+                    await self._restore_guard()
             except HostError as error:
                 self._log.repeated("guard", error)
+                await asyncio.sleep(GUARD_RETRY_S)
 
     async def _restore_guard(self) -> None:
-        if not await self._guard.disturbed():  # a reload did it meanwhile
+        if not await self._guard.restore():  # a reload or a renewal did it meanwhile
             return
-        await self._guard.load(self.site.guarded)
         self._log.error("guard restored", hint="Find what flushes nftables; until now nothing was guarded.")
         for tunnel in self.tunnels.values():
             tunnel.reopen()
 
-    async def _watch(self) -> None:
-        """Look for what others did to the devices."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            await asyncio.gather(*(tunnel.check_device(tunnel.target.check) for tunnel in list(self.tunnels.values())))
+    async def _restore_policies(self) -> None:
+        """Others changed XFRM: what they took is put back, and what is keyed there looked at."""
+        async with self._changing:
+            await self._esp.restore(self.site.config)
+        await self._watch.look(tunnel for tunnel in self.tunnels.values() if tunnel.rotation.policy.seamless)
 
     def _woke(self, slept_s: float) -> None:
         """The kernel's timeouts stood still meanwhile, so that the guard holds tunnels open for too long: close all."""
         error = HostError("host.slept", f"the machine slept for {slept_s:.0f} s")
         self._log.warning("woke", slept_s=round(slept_s))
+        self._gate.woke()
         for tunnel in self.tunnels.values():
             if tunnel.rotation.live is not None or tunnel.rotation.phase is not Phase.IDLE:
                 tunnel.feed(act.CloseNow(error))
+
+    def _clock_set(self, by_s: float) -> None:
+        """Lifetimes of associations follow the wall clock: fresh ones take their place, and nothing is lost by it."""
+        self._log.warning("clock set", by_s=round(by_s, 1))
+        for tunnel in self.tunnels.values():
+            if tunnel.rotation.policy.seamless:
+                tunnel.feed(act.RotateNow(reset=False))
 
     # ---- peers and tunnels
 
@@ -198,7 +217,7 @@ class Gateway:
             case WireGuardConfig(interface, peer):
                 return WireGuardTarget(self._devices, interface, peer)
             case XfrmConfig():
-                raise OperatorError("config.value", "XFRM is not there yet", where=f"tunnel {config.name}")
+                return self._esp.target(config)
 
     async def _remove_tunnel(self, name: str) -> Tunnel:
         tunnel = self.tunnels.pop(name)
@@ -222,6 +241,7 @@ class Gateway:
                 tell_service_manager("READY=1")
 
     async def _reload(self, new: Site) -> status.Reloaded:
+        self._esp.require(new.config)
         old = self.site
         differ = changes(old.config, new.config)
         peers, tunnels, links = difference(old.peers, new.peers), differ.tunnels, difference(old.links, new.links)
@@ -239,6 +259,7 @@ class Gateway:
         self.site = replace(
             new, config=replace(new.config, gateway=old.config.gateway), identity=old.identity, suites=old.suites
         )
+        await self._esp.protect(new.config)
         for name in (*links.removed, *links.changed):
             await self._links.remove(name)
         for name in (*peers.removed, *peers.changed):
@@ -258,6 +279,7 @@ class Gateway:
         for peer in fresh:
             peer.start()
         told = [f"{word} {kind} {name}" for kind, word, name in _told(peers, tunnels, links)]
+        await self._keep_copy()
         self._log.info("reloaded", changes=told, needs_restart=list(differ.gateway))
         return status.Reloaded(told, list(differ.gateway))
 
@@ -270,6 +292,22 @@ class Gateway:
             self._links.attach(peer)
             if any(pin.public.fingerprint not in peer.fingerprints for pin in before):
                 await self._links.renew(name, self.site.links)
+
+    async def _keep_copy(self) -> None:
+        """For a boot at which the configuration does not parse. The daemon itself can do without."""
+        try:
+            await asyncio.to_thread(keep_copy, self._config_path)
+        except OperatorError as error:
+            self._log.repeated("copy", error)
+
+    async def _close_all(self) -> status.Closed:
+        """Shut every tunnel for a sleep that is about to begin; what is agreed from now on opens after it."""
+        async with self._changing:
+            self._gate.hold()
+            error = HostError("host.slept", "the machine is about to sleep")
+            await asyncio.gather(*(tunnel.close(act.CloseNow(error)) for tunnel in self.tunnels.values()))
+            self._log.warning("closed for a sleep", tunnels=len(self.tunnels))
+            return status.Closed(len(self.tunnels))
 
     def _refuse_when_stopping(self) -> None:
         if self._stop.is_set():
@@ -329,6 +367,8 @@ class Gateway:
                 return None
             case status.FaultRequest():
                 return self._links.fault(request)
+            case status.CloseRequest():
+                return await self._close_all()
             case status.GuardRequest():
                 return status.report_guard(await self._guard.show())
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from qhybridd.clock import boottime
@@ -170,6 +171,13 @@ class Peer:
         await self._wires[number].wait_for_backlog(Channel.DISTILLATION, parts.BACKLOG_BYTES)
         self.tell(session, message)
         await asyncio.sleep(0)  # a fast peer leaves nothing to wait for, and others want to speak too
+
+    def address_gone(self, address: IPv4Address | IPv6Address) -> None:
+        """Leave the sessions from an address that this host has no longer: nothing more will come of them."""
+        for number, wire in list(self._wires.items()):
+            if wire.local == str(address) and number in self._established:
+                wire.close()
+                self._down(number, HostError("host.socket", f"this host's address {address} is gone"))
 
     def renew(self) -> bool:
         """Replace the session by a fresh handshake, as the hourly renewal does; False where only the peer can dial."""

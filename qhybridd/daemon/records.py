@@ -1,11 +1,11 @@
 """What a restart of the daemon needs to know of a tunnel, under /run: no secrets, and void after a reboot.
 
-One small file a tunnel, replaced as a whole, so that a crash leaves the old or the new one. It names keys by their
-public tags only. That a tunnel may stay open is the guard's word, in the kernel; the record only says what it is.
+One small file a tunnel, replaced as a whole (`statefile`), so that a crash leaves the old or the new one. It names keys
+by their public tags only. That a tunnel may stay open is the guard's word, in the kernel; the record only says what it
+is.
 """
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,8 +16,12 @@ from qhybridd.crypto.levels import Level
 from qhybridd.errors import HostError
 from qhybridd.protocol.actions import LiveEpoch
 from qhybridd.protocol.messages import Held
+from qhybridd.statefile import replace_state
+from qhybridd.telemetry.log import Log
 
 MAX_RECORD_BYTES: Final = 16 * 1024
+ROOM_BYTES: Final = 4096
+"""More than a record takes."""
 MAX_CANDIDATES: Final = 3
 """The live key, one that was installed and not proven, and one that is being installed."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -82,14 +86,7 @@ class Records:
             peer=live.peer.hex(),
             candidates=tuple(HeldRecord(held.epoch, held.tag.hex()) for held in candidates),
         )
-        path = self._path(tunnel)
-        draft = path.with_suffix(".new")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(descriptor, msgspec.json.encode(record))
-        finally:
-            os.close(descriptor)
-        draft.replace(path)
+        replace_state(self._path(tunnel), msgspec.json.encode(record), ROOM_BYTES)
 
     def read(self, tunnel: str) -> TunnelRecord | None:
         """A tunnel's record; None when there is none of this boot, or none that parses."""
@@ -108,5 +105,38 @@ class Records:
         with contextlib.suppress(OSError):
             self._path(tunnel).unlink()
 
+    def clear(self) -> None:
+        """Forget all tunnels. Raises `HostError` (host.state) where the directory is not to be changed."""
+        try:
+            for path in self._directory.glob("*.json"):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            message = f"the state cannot be changed: {error.strerror}"
+            raise HostError("host.state", message, where=str(self._directory)) from None
+
     def _path(self, tunnel: str) -> Path:
         return self._directory / f"{tunnel}.json"
+
+
+class Memory:
+    """What the daemon keeps of one tunnel there, while it drives it."""
+
+    def __init__(self, records: Records, tunnel: str, log: Log) -> None:
+        self._records, self._tunnel, self._log = records, tunnel, log
+
+    def read(self) -> TunnelRecord | None:
+        """What a daemon before kept; None when there is nothing that counts."""
+        return self._records.read(self._tunnel)
+
+    def keep(self, live: LiveEpoch, *others: Held) -> None:
+        """The live epoch, and what else may be on the device."""
+        held = (Held(live.epoch, live.tag), *others)
+        try:
+            self._records.write(self._tunnel, live, tuple(dict.fromkeys(one for one in held if one.tag)))
+        except OSError as error:
+            # Without a record a restart closes the tunnel: safe, and worth a word.
+            self._log.repeated("record", HostError("host.state", f"the state cannot be written: {error.strerror}"))
+
+    def forget(self) -> None:
+        """A restart is to find nothing."""
+        self._records.remove(self._tunnel)

@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterable
 from typing import Literal, cast
 
-from qhybridd import __version__, status
+from qhybridd import __version__, exposure, status
 from qhybridd.clock import boottime
+from qhybridd.config.records import TunnelConfig, WireGuardConfig, XfrmConfig
 from qhybridd.crypto.identity import PublicIdentity
 from qhybridd.crypto.levels import Level
 from qhybridd.daemon.peer import Peer
@@ -23,6 +24,13 @@ async def report(
     links: list[status.LinkStatus],
 ) -> status.Status:
     """The status now. Devices are read; one that cannot be is told by its tunnel's reason."""
+    peers, stores = list(peers), {link.name: link.store for link in links}
+    others = {peer.name: _fingerprint(peer) for peer in peers}
+
+    def exposed(config: TunnelConfig) -> status.ExposureStatus:
+        store = stores.get(config.qkd or "")
+        return _exposure(config, store, identity.fingerprint, others.get(config.peer, b""))
+
     return status.Status(
         gateway=status.GatewayStatus(
             fingerprint=identity.fingerprint.hex(),
@@ -31,17 +39,16 @@ async def report(
             uptime_s=boottime() - started_at,
         ),
         peers=[_peer(peer) for peer in peers],
-        tunnels=list(await asyncio.gather(*(_tunnel(tunnel) for tunnel in tunnels))),
+        tunnels=list(await asyncio.gather(*(_tunnel(tunnel, exposed(tunnel.config)) for tunnel in tunnels))),
         links=links,
     )
 
 
 def _peer(peer: Peer) -> status.PeerStatus:
     session = peer.session
-    fingerprint = session.session.peer if session else (peer.pins[0].public.fingerprint if peer.pins else b"")
     return status.PeerStatus(
         name=peer.name,
-        fingerprint=fingerprint.hex(),
+        fingerprint=_fingerprint(peer).hex(),
         session="up" if session else "down",
         since_s=boottime() - peer.since if peer.since is not None else None,
         endpoint=peer.endpoint,
@@ -51,7 +58,48 @@ def _peer(peer: Peer) -> status.PeerStatus:
     )
 
 
-async def _tunnel(tunnel: Tunnel) -> status.TunnelStatus:
+def _fingerprint(peer: Peer) -> bytes:
+    """Of the pin in use, or of the first one; empty where there is none."""
+    if peer.session:
+        return peer.session.session.peer
+    return peer.pins[0].public.fingerprint if peer.pins else b""
+
+
+def _exposure(
+    config: TunnelConfig, store: status.StoreStatus | None, own: bytes, other: bytes
+) -> status.ExposureStatus:
+    """By the keys that the proposing end, the one of the lower fingerprint, may take."""
+    peer_gone_s = exposure.without_peer_s(config.expiry_s)
+    if config.qkd is None:
+        return status.ExposureStatus(peer_gone_s)
+    supply = exposure.NOTHING
+    if store is not None:
+        ours = exposure.Supply(store.own_keys, store.own_left_s)
+        theirs = exposure.Supply(store.peer_keys, store.peer_left_s)
+        supply = ours if own < other else theirs
+    return status.ExposureStatus(
+        peer_gone_s,
+        exposure.without_qkd_s(config.period_s, config.expiry_s, supply),
+        supply.keys,
+        falls_back=not config.least.needs_qkd,
+    )
+
+
+def _esp(target: WireGuardConfig | XfrmConfig) -> status.EspStatus | None:
+    if not isinstance(target, XfrmConfig):
+        return None
+    return status.EspStatus(
+        str(target.local),
+        str(target.remote),
+        target.mode,
+        target.cipher,
+        target.reqid,
+        target.encapsulation,
+        target.if_id,
+    )
+
+
+async def _tunnel(tunnel: Tunnel, exposed: status.ExposureStatus) -> status.TunnelStatus:
     now, rotation, config = boottime(), tunnel.rotation, tunnel.config
     seen, why = Observation(b"", 0, "", 0, 0), tunnel.closed_because
     try:
@@ -86,4 +134,6 @@ async def _tunnel(tunnel: Tunnel) -> status.TunnelStatus:
         if error_
         else None,
         qkd=config.qkd or "",
+        esp=_esp(config.target),
+        exposure=exposed,
     )

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from qhybridd.crypto.identity import Signer
 from qhybridd.daemon.records import Records
 from qhybridd.protocol.handshake_messages import Suite
+from qhybridd.protocol.messages import Message
 from qhybridd.telemetry.log import Log
 
 
@@ -19,6 +20,13 @@ class Gate(Protocol):
 
     async def shut(self, name: str) -> None:
         """Let none pass."""
+
+
+class Sender(Protocol):
+    """What a tunnel needs of the peer."""
+
+    def send(self, session: bytes, message: Message) -> None:
+        """Send on the rotation channel of a session, if it is still there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qhybridd.boot import guarded_of
 from qhybridd.config import load_config
-from qhybridd.config.records import REVOKED, Config, Endpoint, LinkConfig, TunnelConfig, XfrmConfig
+from qhybridd.config.records import REVOKED, Config, Endpoint, LinkConfig, TunnelConfig
 from qhybridd.crypto import kem
 from qhybridd.crypto.identity import Identity
 from qhybridd.errors import OperatorError
-from qhybridd.guard import GuardedEsp, GuardedTunnel, flatten
+from qhybridd.guard import GuardedTunnel, flatten
 from qhybridd.keyfiles import load_identity, load_pins, load_psk, revoked_name, stored_pins
 from qhybridd.links.planning import lay_out
 from qhybridd.policy import Policy
@@ -77,21 +78,6 @@ def _link(link: LinkConfig) -> LinkSite:
     except OperatorError as error:
         raise OperatorError(error.code, error.message, where=f"link {link.name}", hint=error.hint) from None
     return LinkSite(link, load_psk(link.psk))
-
-
-def guarded_of(config: Config) -> tuple[GuardedTunnel, ...]:
-    """What the guard is to enforce."""
-    return tuple(
-        GuardedTunnel(tunnel.name, tunnel.interface, tunnel.protects, tunnel.excepts, _esp(tunnel))
-        for tunnel in config.tunnels.values()
-    )
-
-
-def _esp(tunnel: TunnelConfig) -> GuardedEsp | None:
-    target = tunnel.target
-    if not isinstance(target, XfrmConfig):
-        return None
-    return GuardedEsp(target.reqid, target.local, target.remote, target.encapsulation)
 
 
 def policy_of(tunnel: TunnelConfig) -> Policy:

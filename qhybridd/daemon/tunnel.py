@@ -7,18 +7,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, assert_never
 
 from qhybridd.clock import boottime
 from qhybridd.config.records import TunnelConfig
 from qhybridd.crypto import shares
-from qhybridd.daemon.records import TunnelRecord
-from qhybridd.daemon.services import Services
+from qhybridd.daemon.records import Memory, TunnelRecord
+from qhybridd.daemon.services import Sender, Services
 from qhybridd.errors import HostError, ProgramError, QhybriddError
 from qhybridd.keyexchange import perform
 from qhybridd.policy import Policy
 from qhybridd.protocol import actions as act
-from qhybridd.protocol.messages import Held, Message
+from qhybridd.protocol.messages import Held
 from qhybridd.protocol.rotation import Rotation
 from qhybridd.protocol.rotation_table import Phase
 from qhybridd.sources.base import KeySource
@@ -37,13 +37,7 @@ GUARD_SLACK_S: Final = 0.5
 
 _CHANGING: Final = frozenset({Phase.ACTIVATING, Phase.DOUBT})
 """Phases in which this daemon itself changes the key on the device."""
-
-
-class Sender(Protocol):
-    """What a tunnel needs of the peer."""
-
-    def send(self, session: bytes, message: Message) -> None:
-        """Send on the rotation channel of a session, if it is still there."""
+_NO_DEVICE: Final = frozenset({"host.no-device", "host.no-peer"})
 
 
 class Tunnel:
@@ -62,8 +56,9 @@ class Tunnel:
         self.sender: Sender | None = None
         """The peer, while there is one."""
         self._source = source
-        self._gate, self._records, self._spawn = services.gate, services.records, services.spawn
+        self._gate, self._spawn = services.gate, services.spawn
         self._log = services.log.bind(tunnel=config.name)
+        self._memory = Memory(services.records, config.name, self._log)
         self._inbox: deque[act.Event] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -73,7 +68,7 @@ class Tunnel:
         self._opening: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         """Verbs that change the device or the guard run one at a time, in the order in which the core asked."""
-        self._candidates: tuple[Held, ...] = ()
+        self._lacks_device = False
         self._stopped = False
 
     # ---- the surface
@@ -84,7 +79,7 @@ class Tunnel:
         The device must hold a key that the record knows, which was agreed with one of the `trusted` fingerprints and
         which the policy still allows.
         """
-        record = self._records.read(self.config.name) if remaining_s > 0 else None
+        record = self._memory.read() if remaining_s > 0 else None
         if record is None or not await self._adopt(record, remaining_s, trusted):
             with contextlib.suppress(HostError):  # noted; the first rotation forces a handshake behind the shut guard
                 await self._close("start")
@@ -103,7 +98,6 @@ class Tunnel:
         except HostError as error:
             self._note_error(error)
             return False
-        self._candidates = tuple(Held(held.epoch, bytes.fromhex(held.tag)) for held in record.candidates)
         self._log.info("adopted", epoch=live.epoch, key_level=live.level.label, remaining_s=round(deadline - now, 1))
         self.feed(act.Adopt(replace(live, deadline=deadline), installed))
         return True
@@ -136,6 +130,21 @@ class Tunnel:
             change = self._defect(error).message
         if change is not None and self.rotation.standing.installed == expected and self.rotation.phase not in _CHANGING:
             self.feed(act.CloseNow(HostError("host.readback", change)))
+
+    @property
+    def lacks_device(self) -> bool:
+        """Whether it stays closed because its device, or the peer there, was not found."""
+        return self._lacks_device and self.rotation.live is None and self.rotation.phase is Phase.IDLE
+
+    async def retry_device(self) -> None:
+        """Begin a rotation now if the device is back, however long the pause after the last failure was to be."""
+        try:
+            await self.target.reserve()
+        except HostError:
+            return
+        if self.lacks_device:
+            self._lacks_device = False
+            self.feed(act.RotateNow(reset=False))
 
     async def stop(self) -> None:
         """Stop driving. The key and the guard stay as they are: a restart goes on from there.
@@ -215,7 +224,7 @@ class Tunnel:
             case act.FetchQkd(action_id, ref):
                 self._start(action_id, partial(self._key_source().fetch, ref))
             case act.ReserveTarget(action_id):
-                self._start(action_id, self.target.reserve)
+                self._start_in_turn(action_id, self.target.reserve)  # what a close finds, it takes away
             case act.Stage(action_id, keys):
                 self._start_in_turn(action_id, partial(self.target.stage, keys))
             case act.Activate(action_id, keys, reset):
@@ -296,10 +305,8 @@ class Tunnel:
     def _remember(self, keys: act.EpochKeys) -> None:
         """Before a key reaches the device: a daemon killed at any moment afterwards knows it again."""
         live = self.rotation.live
-        if live is None:
-            return
-        self._candidates = (Held(live.epoch, live.tag), self.rotation.standing.installed, Held(keys.epoch, keys.tag))
-        self._write_record(live)
+        if live is not None:
+            self._memory.keep(live, self.rotation.standing.installed, Held(keys.epoch, keys.tag))
 
     async def _observe(self, epoch: int, kick_after_s: float | None) -> None:
         if kick_after_s is None:
@@ -316,11 +323,14 @@ class Tunnel:
 
     async def _close(self, reason: str) -> None:
         """The guard first; the device also when the guard could not be told. Raises `HostError` when it never could."""
-        self._records.remove(self.config.name)
-        self._candidates = ()
+        self._memory.forget()
         self._log.debug("closing", reason=reason)
         for attempt in range(1, CLOSE_ATTEMPTS + 1):
-            refused = await self._try_shut()
+            refused: HostError | None = None
+            try:
+                await self._gate.shut(self.config.name)
+            except HostError as error:
+                refused = error
             try:
                 await self.target.close()
             except HostError as error:
@@ -333,13 +343,6 @@ class Tunnel:
                 self._log.error("not closed", code=refused.code, message=refused.message, hint=refused.hint)
                 raise refused
             await asyncio.sleep(CLOSE_AGAIN_S)
-
-    async def _try_shut(self) -> HostError | None:
-        try:
-            await self._gate.shut(self.config.name)
-        except HostError as error:
-            return error
-        return None
 
     def _key_source(self) -> KeySource:
         if self._source is None:
@@ -359,13 +362,13 @@ class Tunnel:
                 self.rotations += 1
                 self.closed_because = ""
                 self.last_error = None
-                self._candidates = (Held(live.epoch, live.tag),)
-                self._write_record(live)
+                self._lacks_device = False
+                self._memory.keep(live)
                 self._log.info(
                     "live", epoch=report.epoch, key_level=level, expires_in_s=round(live.deadline - boottime())
                 )
             case "resetting":
-                self._records.remove(self.config.name)
+                self._memory.forget()
                 self.closed_because = "a handshake is being forced under a new key"
                 self._log.info("resetting", epoch=report.epoch)
             case "closed":
@@ -373,13 +376,10 @@ class Tunnel:
                 self.closed_because = f"{report.error.message} [{report.error.code}]"
                 error = report.error
                 self._log.warning("closed", code=error.code, message=error.message, hint=error.hint)
-            case "failed":
-                self.failed_attempts += 1
+            case "failed" | "refused":
                 assert report.error is not None
-                self._log.repeated("failed", report.error, epoch=report.epoch)
-            case "refused":
-                assert report.error is not None
-                self._log.repeated("refused", report.error, epoch=report.epoch)
+                self.failed_attempts += report.event == "failed"
+                self._log.repeated(report.event, report.error, epoch=report.epoch)
             case "in-doubt":
                 self._log.warning("in doubt", epoch=report.epoch)
             case "attempt" | "installed" | "settled":
@@ -387,13 +387,7 @@ class Tunnel:
 
     def _note_error(self, error: QhybriddError) -> None:
         self.last_error, self.last_error_at = error, boottime()
-
-    def _write_record(self, live: act.LiveEpoch) -> None:
-        try:
-            self._records.write(self.config.name, live, tuple(dict.fromkeys(h for h in self._candidates if h.tag)))
-        except OSError as error:
-            # Without a record a restart closes the tunnel: safe, and worth a word.
-            self._log.repeated("record", HostError("host.state", f"the state cannot be written: {error.strerror}"))
+        self._lacks_device |= error.code in _NO_DEVICE
 
     def _rearm(self) -> None:
         if self._timer is not None:

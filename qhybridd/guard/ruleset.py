@@ -5,8 +5,8 @@ Two base chains, `out` (postrouting) and `in` (prerouting), hold the same rules 
 1. loopback passes;
 2. what IPv6 needs on a link passes on interfaces that are not guarded;
 3. a protected address goes to the chain of its tunnel (`out_site-b`), by a verdict map of prefixes: there it passes if
-   this very interface is in `live_site-b_a` or `live_site-b_b`, whose elements time out; otherwise it is counted and
-   dropped;
+   this very interface is in `live_site-b_a` or `live_site-b_b`, whose elements time out (for an XFRM tunnel: the reqid
+   of its ESP is in `esp_site-b_a` or `_b`, and more in `guard/esp.py`); otherwise it is counted and dropped;
 4. any other address on a guarded interface is counted and dropped.
 
 "Passes" ends this table's evaluation only. When the config changes, all rules change in one transaction. A packet is
@@ -23,6 +23,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from qhybridd.guard.esp import build_esp_in, build_esp_out, is_xfrm_interface
+from qhybridd.guard.names import (
+    CLOSED_COMMENT,
+    GUARDED,
+    IN_MAPS,
+    MAP_COMMENT,
+    OUT_MAPS,
+    PROBES,
+    TABLE,
+    live_sets,
+    tunnel_chain,
+    versioned,
+    way_of,
+)
 from qhybridd.guard.prefixes import GuardedTunnel, Interval, Intervals
 from qhybridd.netlink.nft_bytecode import (
     BASE_NETWORK,
@@ -31,6 +45,7 @@ from qhybridd.netlink.nft_bytecode import (
     CMP_LTE,
     META_IIFNAME,
     META_L4PROTO,
+    META_MARK,
     META_NFPROTO,
     META_OIFNAME,
     NFPROTO_IPV4,
@@ -49,11 +64,14 @@ from qhybridd.netlink.nft_bytecode import (
     payload,
     verdict,
 )
-from qhybridd.netlink.nftables import (
+from qhybridd.netlink.nft_steps import (
     HOOK_POSTROUTING,
     HOOK_PREROUTING,
+    INTERFACE_KEY,
     IPV4_KEY,
     IPV6_KEY,
+    MARK_KEY,
+    REQID_KEY,
     Operation,
     add_elements,
     element,
@@ -62,24 +80,14 @@ from qhybridd.netlink.nftables import (
     interval_end,
     new_chain,
     new_counter,
-    new_interface_set,
     new_plain_chain,
     new_prefix_map,
     new_rule,
-    new_timed_interface_set,
+    new_set,
+    new_timed_set,
+    number_key,
 )
 
-TABLE: Final = "qhybridd"
-OUT_MAPS: Final = ("out4", "out6")
-IN_MAPS: Final = ("in4", "in6")
-GUARDED: Final = "guarded"
-VERSIONED: Final = (*OUT_MAPS, *IN_MAPS, GUARDED)
-"""Sets and maps that each load makes anew, under these names with its version behind."""
-INTERFACE_COMMENT: Final = "closed, or not through "
-"""Comment of a tunnel's last rule; its interface follows. `Guard.show` reads it back."""
-
-MAP_COMMENT: Final = "to its tunnel by "
-"""Comment of the rules that read a prefix map; its name follows. `Guard.show` reads it back."""
 IN_PRIORITY: Final = -450
 """Before defragmentation (−400), the operator's raw rules (−300) and connection tracking (−200): the address is the one
 on the wire, and a dropped packet leaves no trace in the state of others."""
@@ -104,7 +112,7 @@ FIRST_LIVE_ID: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Direction:
+class Direction:
     """What differs between the two chains."""
 
     chain: str
@@ -121,49 +129,42 @@ class _Direction:
 
 
 DIRECTIONS: Final = (
-    _Direction("out", HOOK_POSTROUTING, OUT_PRIORITY, META_OIFNAME, 16, 24, OUT_MAPS),
-    _Direction("in", HOOK_PREROUTING, IN_PRIORITY, META_IIFNAME, 12, 8, IN_MAPS),
+    Direction("out", HOOK_POSTROUTING, OUT_PRIORITY, META_OIFNAME, 16, 24, OUT_MAPS),
+    Direction("in", HOOK_PREROUTING, IN_PRIORITY, META_IIFNAME, 12, 8, IN_MAPS),
 )
 
 
-def versioned(name: str, version: int) -> str:
-    """The name of a set of one load."""
-    return f"{name}_{version}"
+def build_chains(tunnels: Iterable[GuardedTunnel]) -> list[Operation]:
+    """Both base chains unless they are there, and what each new tunnel needs for good."""
+    return [*(new_chain(TABLE, d.chain, d.hook, d.priority) for d in DIRECTIONS), *build_tunnel_chains(tunnels)]
 
 
-def split_version(name: str) -> tuple[str, int] | None:
-    """The name and the load of a versioned set; None for any other."""
-    stem, _, version = name.rpartition("_")
-    if stem in VERSIONED and version.isdecimal():
-        return stem, int(version)
-    return None
-
-
-def tunnel_chain(direction: str, tunnel: str) -> str:
-    """The chain of a tunnel in one direction; its named counter has the same name."""
-    return f"{direction}_{tunnel}"
-
-
-def live_sets(tunnel: str) -> tuple[str, str]:
-    """The two sets of which either one lets the tunnel pass: they are renewed in turn."""
-    return f"live_{tunnel}_a", f"live_{tunnel}_b"
-
-
-def build_chains(tunnels: Iterable[str]) -> list[Operation]:
-    """Both base chains unless they are there, and what each new tunnel (by name) needs for good."""
-    steps = [new_chain(TABLE, d.chain, d.hook, d.priority) for d in DIRECTIONS]
+def build_tunnel_chains(tunnels: Iterable[GuardedTunnel]) -> list[Operation]:
+    """Chains, counters and live sets of tunnels."""
+    steps: list[Operation] = []
     for number, tunnel in enumerate(tunnels):
         for direction in DIRECTIONS:
-            name = tunnel_chain(direction.chain, tunnel)
+            name = tunnel_chain(direction.chain, tunnel.name)
             steps += [new_plain_chain(TABLE, name), new_counter(TABLE, name)]
-        a, b = live_sets(tunnel)
+        key = INTERFACE_KEY if tunnel.esp is None else REQID_KEY
         first = FIRST_LIVE_ID + 2 * number
-        steps += [new_timed_interface_set(TABLE, a, first), new_timed_interface_set(TABLE, b, first + 1)]
+        steps += [new_timed_set(TABLE, live, first + side, key) for side, live in enumerate(live_sets(tunnel))]
     return steps
 
 
 def build_sets(tunnels: Sequence[GuardedTunnel], intervals: Intervals, version: int) -> list[Operation]:
     """The versioned sets and maps with their elements. The tunnels' chains must be there."""
+    guarded = versioned(GUARDED, version)
+    interfaces = sorted({tunnel.interface for tunnel in tunnels if tunnel.interface})
+    return [
+        *build_maps(tunnels, intervals, version),
+        new_set(TABLE, guarded, 6, INTERFACE_KEY),
+        *add_elements(TABLE, guarded, (element(interface_key(name)) for name in interfaces)),
+    ]
+
+
+def build_maps(tunnels: Iterable[GuardedTunnel], intervals: Intervals, version: int) -> list[Operation]:
+    """The versioned maps of prefixes and set of probes."""
     steps: list[Operation] = []
     for first, direction in ((1, DIRECTIONS[0]), (3, DIRECTIONS[1])):
         name4, name6 = (versioned(name, version) for name in direction.maps)
@@ -171,10 +172,10 @@ def build_sets(tunnels: Sequence[GuardedTunnel], intervals: Intervals, version: 
         steps += add_elements(TABLE, name4, interval_elements(intervals.ipv4, 4, direction.chain))
         steps.append(new_prefix_map(TABLE, name6, first + 1, IPV6_KEY))
         steps += add_elements(TABLE, name6, interval_elements(intervals.ipv6, 16, direction.chain))
-    guarded = versioned(GUARDED, version)
-    interfaces = sorted({tunnel.interface for tunnel in tunnels})
-    steps.append(new_interface_set(TABLE, guarded, 5))
-    steps += add_elements(TABLE, guarded, (element(interface_key(name)) for name in interfaces))
+    probes = versioned(PROBES, version)
+    marks = sorted({tunnel.esp.reqid for tunnel in tunnels if tunnel.esp is not None and tunnel.interface})
+    steps.append(new_set(TABLE, probes, 5, MARK_KEY))
+    steps += add_elements(TABLE, probes, (element(number_key(mark)) for mark in marks))
     return steps
 
 
@@ -195,25 +196,35 @@ def interval_elements(intervals: Iterable[Interval], size: int, direction: str) 
     return elements
 
 
-def build_rules(tunnels: Iterable[GuardedTunnel], version: int) -> list[Operation]:
-    """All rules of all chains, in the place of those that are there."""
-    steps = [step for tunnel in tunnels for direction in DIRECTIONS for step in _build_tunnel(direction, tunnel)]
+def build_rules(tunnels: Iterable[GuardedTunnel], version: int, mark: int) -> list[Operation]:
+    """All rules of all chains, in the place of those that are there. `mark`: of the control sockets."""
+    steps = build_tunnel_rules(tunnels, mark)
     steps += [step for direction in DIRECTIONS for step in _build_base(direction, version)]
     return steps
 
 
-def _build_tunnel(direction: _Direction, tunnel: GuardedTunnel) -> list[Operation]:
+def build_tunnel_rules(tunnels: Iterable[GuardedTunnel], mark: int) -> list[Operation]:
+    """The rules of the tunnels' chains."""
+    return [step for tunnel in tunnels for direction in DIRECTIONS for step in _build_tunnel(direction, tunnel, mark)]
+
+
+def _build_tunnel(direction: Direction, tunnel: GuardedTunnel, mark: int) -> list[Operation]:
     chain = tunnel_chain(direction.chain, tunnel.name)
-    interface = meta(direction.interface, REG_1)
-    passes = [interface + lookup(live, REG_1) + verdict(VERDICT_ACCEPT) for live in live_sets(tunnel.name)]
-    return [
-        flush_chain(TABLE, chain),
-        *(new_rule(TABLE, chain, "open", expressions) for expressions in passes),
-        new_rule(TABLE, chain, INTERFACE_COMMENT + tunnel.interface, count_in(chain), verdict(VERDICT_DROP)),
-    ]
+    if tunnel.esp is None:
+        interface = meta(direction.interface, REG_1)
+        passes = [
+            new_rule(TABLE, chain, "open", interface, lookup(live, REG_1), verdict(VERDICT_ACCEPT))
+            for live in live_sets(tunnel)
+        ]
+    elif direction.interface == META_OIFNAME:
+        passes = build_esp_out(tunnel, tunnel.esp, mark)
+    else:
+        passes = build_esp_in(tunnel, tunnel.esp)
+    last = new_rule(TABLE, chain, CLOSED_COMMENT + way_of(tunnel), count_in(chain), verdict(VERDICT_DROP))
+    return [flush_chain(TABLE, chain), *passes, last]
 
 
-def _build_base(direction: _Direction, version: int) -> list[Operation]:
+def _build_base(direction: Direction, version: int) -> list[Operation]:
     map4, map6 = (versioned(name, version) for name in direction.maps)
     guarded = versioned(GUARDED, version)
     interface = meta(direction.interface, REG_1)
@@ -227,6 +238,9 @@ def _build_base(direction: _Direction, version: int) -> list[Operation]:
     def rule(comment: str, *expressions: bytes) -> Operation:
         return new_rule(TABLE, direction.chain, comment, *expressions)
 
+    # A probe goes to the other gateway itself, which the tunnel of the interface need not protect.
+    probed = lookup(guarded, REG_1) + is_probe(version)
+    probes = [rule("probe", interface, probed, accept)] if direction.interface == META_OIFNAME else []
     return [
         flush_chain(TABLE, direction.chain),
         rule("loopback", interface, compare(REG_1, interface_key(INTERFACE_LO)), accept),
@@ -235,8 +249,14 @@ def _build_base(direction: _Direction, version: int) -> list[Operation]:
         rule("neighbour discovery", ipv6, unguarded, *_neighbour_discovery(), accept),
         rule(MAP_COMMENT + map4, ipv4, far4, lookup_verdict(map4, REG_1)),
         rule(MAP_COMMENT + map6, ipv6, far6, lookup_verdict(map6, REG_1)),
+        *probes,
         rule("not protected", interface, lookup(guarded, REG_1), counter(), verdict(VERDICT_DROP)),
     ]
+
+
+def is_probe(version: int) -> bytes:
+    """Matches what the XFRM target sends through an interface of its tunnel."""
+    return is_xfrm_interface() + meta(META_MARK, REG_1) + lookup(versioned(PROBES, version), REG_1)
 
 
 def _within(prefix: tuple[bytes, bytes]) -> bytes:
@@ -244,7 +264,7 @@ def _within(prefix: tuple[bytes, bytes]) -> bytes:
     return mask(REG_1, bits) + compare(REG_1, value)
 
 
-def _link_multicast(direction: _Direction) -> tuple[bytes, ...]:
+def _link_multicast(direction: Direction) -> tuple[bytes, ...]:
     destination = payload(BASE_NETWORK, 24, 16, REG_1) + _within(LINK_MULTICAST)
     if direction.interface == META_OIFNAME:
         return (destination,)

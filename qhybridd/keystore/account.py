@@ -32,6 +32,19 @@ class Account:
         return self.distilled_bits == spent + self.own_bits + self.peer_bits + self.waiting_bits
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What can still be reserved when no block comes any more; blocks that wait for the peer's word count as had."""
+
+    own_keys: int
+    own_left_s: float
+    """Until the youngest of them is too old; 0 when there is none."""
+    peer_keys: int
+    """As far as this end knows."""
+    peer_left_s: float
+    """Until the peer takes none of them any more: it got its blocks a message earlier or later than this end."""
+
+
 class Mark(StrEnum):
     """How full the store is, as far as this end may reserve from it."""
 

@@ -7,7 +7,7 @@ from typing import Final
 from qhybridd.bits import Bits
 from qhybridd.distill.authenticate import Role
 from qhybridd.errors import HostError, ProgramError
-from qhybridd.keystore.account import Account, Gauge, Mark
+from qhybridd.keystore.account import Account, Gauge, Mark, Outlook
 from qhybridd.keystore.block import KEY_ID_BYTES, UNIT_BITS, Block, Half, cut, move
 from qhybridd.keystore.listing import MAX_BLOCKS, MAX_OUTSTANDING, MAX_UNITS, ListedBlock, StoreListing
 from qhybridd.protocol.messages import MAX_KEY_IDS
@@ -288,6 +288,17 @@ class KeyStore:
             own_bits=UNIT_BITS * sum(len(block.own) for block in confirmed),
             peer_bits=UNIT_BITS * sum(len(block.peer) for block in confirmed),
             waiting_bits=UNIT_BITS * sum(len(block) for block in waiting),
+        )
+
+    def outlook(self, now: float) -> Outlook:
+        """What there is for how long if this is all."""
+        own = [block for block in self._blocks.values() if len(block.own)]
+        peer = [block for block in self._blocks.values() if len(block.peer)]
+        own_left_s, peer_left_s = (
+            max([0.0, *(block.added_at + self._max_age_s - now for block in blocks)]) for blocks in (own, peer)
+        )
+        return Outlook(
+            sum(len(block.own) for block in own), own_left_s, sum(len(block.peer) for block in peer), peer_left_s
         )
 
     def wipe(self) -> None:

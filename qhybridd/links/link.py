@@ -398,7 +398,7 @@ class LinkEnd(ABC):
             angle_rad=None,
             current_a=None,
             synchronised=None,
-            store=StoreStatus(mark=self.store.mark.value, **asdict(account)),
+            store=StoreStatus(mark=self.store.mark.value, **asdict(account), **asdict(self.store.outlook(now))),
         )
 
 

@@ -15,18 +15,29 @@ VERDICT_DROP: Final = 0
 VERDICT_ACCEPT: Final = 1
 VERDICT_GOTO: Final = 0xFFFFFFFC
 """−4: go on in another chain and do not come back."""
+META_PROTOCOL: Final = 1
+META_MARK: Final = 3
 META_IIFNAME: Final = 6
 META_OIFNAME: Final = 7
 META_NFPROTO: Final = 15
 META_L4PROTO: Final = 16
+META_SECPATH: Final = 25
+META_OIFKIND: Final = 27
 BASE_NETWORK: Final = 1
 BASE_TRANSPORT: Final = 2
 CMP_EQ: Final = 0
+CMP_NEQ: Final = 1
 CMP_GTE: Final = 5
 CMP_LTE: Final = 3
 OBJECT_COUNTER: Final = 1
 LOOKUP_INVERT: Final = 1
 REJECT_TCP_RST: Final = 1
+XFRM_KEY_REQID: Final = 5
+XFRM_IN: Final = 0
+XFRM_OUT: Final = 1
+FIB_ADDRTYPE: Final = 3
+FIB_DADDR: Final = 2
+RTN_LOCAL: Final = 2
 
 REG_VERDICT: Final = 0
 REG_1: Final = 1
@@ -66,6 +77,20 @@ def meta(key: int, register: int) -> bytes:
 def payload(base: int, offset: int, size: int, register: int) -> bytes:
     """Load bytes of the packet; the rule does not match a packet that is too short."""
     return expression("payload", be32(1, register), be32(2, base), be32(3, offset), be32(4, size))
+
+
+def xfrm_reqid(direction: int, register: int) -> bytes:
+    """Load the reqid of the first transformation that the packet came through (`XFRM_IN`) or will go through.
+
+    The rule does not match a packet that has none: `rt ipsec exists` is implied (kernel `net/netfilter/nft_xfrm.c`).
+    """
+    way = attribute(3, bytes((direction,)))
+    return expression("xfrm", be32(1, register), be32(2, XFRM_KEY_REQID), way, be32(4, 0))
+
+
+def destination_kind(register: int) -> bytes:
+    """Load what routing thinks of the destination: `RTN_LOCAL` for an address of this host."""
+    return expression("fib", be32(1, register), be32(2, FIB_ADDRTYPE), be32(3, FIB_DADDR))
 
 
 def compare(register: int, value: bytes, operator: int = CMP_EQ) -> bytes:

@@ -23,6 +23,16 @@ class SetElement:
     """Milliseconds left; None for an element that does not expire."""
 
 
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """A table as the kernel dumps it."""
+
+    name: str
+    flags: int
+    owner: int
+    """Netlink port of the socket that alone may change it; 0: anybody may."""
+
+
 def parse_element(view: memoryview, start: int, end: int) -> SetElement:
     """One element of a dump. Raises `HostError` for bytes that make no sense."""
     key, goto, expires_ms, flags = b"", "", None, 0
@@ -83,6 +93,34 @@ def parse_names(dump: Dump) -> list[str]:
         for entry in walk(dump.view, item.start + NFGENMSG_BYTES, item.end)
         if entry.kind == 2
     ]
+
+
+def parse_tables(dump: Dump) -> list[TableState]:
+    """The tables of a GETTABLE dump."""
+    found = []
+    for item in dump.messages:
+        name, flags, owner = "", 0, 0
+        for entry in walk(dump.view, item.start + NFGENMSG_BYTES, item.end):
+            if entry.kind == 1:
+                name = read_text(dump.view, entry)
+            elif entry.kind == 2:
+                flags = read_uint(dump.view, entry, 4, "big")
+            elif entry.kind == 7:
+                owner = read_uint(dump.view, entry, 4, "big")
+        found.append(TableState(name, flags, owner))
+    return found
+
+
+def parse_chains(dump: Dump) -> list[tuple[str, str]]:
+    """Table and name of every chain of a GETCHAIN dump."""
+    found = []
+    for item in dump.messages:
+        words = {1: "", 3: ""}
+        for entry in walk(dump.view, item.start + NFGENMSG_BYTES, item.end):
+            if entry.kind in words:
+                words[entry.kind] = read_text(dump.view, entry)
+        found.append((words[1], words[3]))
+    return found
 
 
 def parse_rules(dump: Dump) -> list[tuple[str, str]]:

@@ -66,7 +66,7 @@ class Host:
         quiet, words = subprocess.DEVNULL, os.environ | environment
         process = subprocess.Popen(self.command("run"), stdout=quiet, stderr=quiet, env=words)
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while self.run("status")[0] != 0:
                 assert process.poll() is None
                 assert time.monotonic() < deadline

@@ -102,6 +102,8 @@ def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Gateway, Gateway]]:
         pytest.skip("this kernel has no WireGuard")
     if kind == "userspace" and shutil.which("wireguard-go") is None:
         pytest.skip("wireguard-go is not installed")
+    if kind == "userspace" and os.environ.get("QHYBRIDD_MACHINE") == "1":
+        pytest.skip("wireguard-go is tried outside of the machine, where it is faster")
     with Lab() as lab:
         lab.add("a", "b")
         lab.veth(("a", "eth0", ("192.0.2.1/24",)), ("b", "eth0", ("192.0.2.2/24",)))

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from qhybridd.apps.flow import Flow
 from qhybridd.apps.lab import Lab
@@ -29,6 +30,18 @@ period = "{period_s}s"
 expiry = "{expiry_s}s"
 least = "pqc"
 """
+ESP = """
+[tunnel.{name}]
+peer = "{peer}"
+target = "xfrm"
+local = "192.0.2.{own}"
+remote = "192.0.2.{other}"
+behind = ["10.{net}.{own}.0/24"]
+protects = ["10.{net}.{other}.0/24"]
+period = "{period_s}s"
+expiry = "{expiry_s}s"
+least = "pqc"
+"""
 
 
 @dataclass(frozen=True)
@@ -37,13 +50,16 @@ class Plan:
 
     name: str
     renew: str
+    """`seamless` for one over ESP."""
     period_s: int
     expiry_s: int
 
 
-ORDINARY = Plan("wan", "wait", 120, 300)
-SHORT = Plan("fast", "reset", 4, 10)
+ORDINARY: Final = Plan("wan", "wait", 120, 300)
+SHORT: Final = Plan("fast", "reset", 4, 10)
 """Closes soon after a cut, so that a test need not wait long."""
+SEAMLESS: Final = Plan("esp", "seamless", 3, 12)
+"""The same over ESP."""
 
 
 def configs(*plans: Plan) -> dict[str, str]:
@@ -53,7 +69,8 @@ def configs(*plans: Plan) -> dict[str, str]:
         text = GATEWAY.format(own=own, other=3 - own, peer=peer)
         for index, plan in enumerate(plans):
             key = f"{chr(ord('A') + index)}{own}".ljust(42, "A") + "A="
-            text += TUNNEL.format(**vars(plan), peer=peer, net=77 + index, other=3 - own, key=key)
+            template = ESP if plan.renew == "seamless" else TUNNEL
+            text += template.format(**vars(plan), peer=peer, net=77 + index, own=own, other=3 - own, key=key)
         texts[name] = text
     return texts
 

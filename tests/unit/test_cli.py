@@ -22,6 +22,7 @@ from qhybridd.crypto.identity import Identity
 from qhybridd.errors import CODES, OperatorError, PeerError
 from qhybridd.peerfile import export_peer
 from qhybridd.status import GatewayStatus, Reloaded, Status, TunnelStatus, answer, encode_line, refusal
+from tests.unit.test_config_xfrm import esp
 
 SHORT = "bb6n-lyim-qrnz-y2c6"
 STATUS = Status(
@@ -305,6 +306,16 @@ length_km = 50.0
 """
 
 
+def test_check_says_what_an_xfrm_tunnel_is(paris: Terminal) -> None:
+    text = esp("encapsulation = 4500", 'interface = "ipsec0"', "if_id = 7", "reqid = 0x51000007", 'period = "1s"')
+    paris.config.write_text(text)
+    assert paris.run("check", "--syntax") == 0
+    assert (
+        "  tunnel wan: ESP in UDP 4500 192.0.2.1 to 192.0.2.2 through ipsec0 (if_id 7) to berlin, tunnel mode, "
+        "aes-256-gcm, reqid 0x51000007, a key every 1s, expiry 5m, at least pqc" in paris.out
+    )
+
+
 def test_check_says_what_each_tunnel_rests_on(paris: Terminal) -> None:
     paris.config.write_text(LINKED)
     assert paris.run("check", "--syntax") == 0
@@ -315,6 +326,12 @@ def test_check_says_what_each_tunnel_rests_on(paris: Terminal) -> None:
         " no QKD",
     ]
     assert ["SIMULATED" in line for line in rests] == [True, True, False]
+    worst = [line.strip() for line in paris.out.splitlines() if line.startswith("    at worst")]
+    assert worst == [
+        "at worst closed 5m after the peer is gone, closed 1h05m after QKD is",
+        "at worst closed 5m after the peer is gone, without a QKD part 1h05m after QKD is",
+        "at worst closed 5m after the peer is gone",
+    ]
     assert "link fibre: bob here, alice is berlin, photons to 192.0.2.1:7421" in paris.out
     assert "SIMULATED: 1000 MHz over 50 km" in paris.out
     assert "s of light give about" in paris.out and "they last 1h" in paris.out

@@ -9,7 +9,17 @@ from rich.console import Console
 
 from qhybridd.cli.render import render
 from qhybridd.cli.words import current, period, rate, size, span
-from qhybridd.status import GatewayStatus, LastError, LinkStatus, PeerStatus, Status, StoreStatus, TunnelStatus
+from qhybridd.status import (
+    EspStatus,
+    ExposureStatus,
+    GatewayStatus,
+    LastError,
+    LinkStatus,
+    PeerStatus,
+    Status,
+    StoreStatus,
+    TunnelStatus,
+)
 
 GATEWAY = GatewayStatus("ab" * 48, "bb6n-lyim-qrnz-y2c6", "0.1.0", 11_530.0)
 PEER = PeerStatus("berlin", "cd" * 48, "up", 7_400.0, "192.0.2.1:7420", "x25519-mlkem768", "")
@@ -89,6 +99,36 @@ def test_an_open_tunnel_says_all_of_its_key() -> None:
     assert picture.line("* berlin") == "* berlin  up 2h03m, 192.0.2.1:7420, x25519-mlkem768"
 
 
+ESP = msgspec.structs.replace(
+    OPEN,
+    interface="",
+    last_handshake_s=None,
+    renew="seamless",
+    esp=EspStatus("192.0.2.1", "192.0.2.2", "tunnel", "aes-256-gcm", 0x51000001),
+)
+
+
+def test_a_tunnel_over_esp_shows_its_ends_and_no_handshake() -> None:
+    picture = draw(ESP)
+    assert picture.line("* wan").split() == ["*", "wan", "open", "pqc", "42", "1m03s", "3m56s", "-"]
+    assert "    ESP 192.0.2.1 to 192.0.2.2, tunnel, aes-256-gcm" in picture.lines
+    assert "    to berlin: a key every 2m, expiry 5m" in picture.lines
+    wrapped = EspStatus("2001:db8::1", "2001:db8::2", "transport", "chacha20-poly1305", 0x51000001, 4500, 7)
+    picture = draw(msgspec.structs.replace(ESP, interface="ipsec0", esp=wrapped))
+    assert "ESP in UDP 4500 2001:db8::1 to 2001:db8::2, transport," in picture.text
+    assert "ipsec0" in picture.text
+
+
+def test_the_worst_case_is_shown() -> None:
+    def drawn(exposure: ExposureStatus) -> str:
+        return " ".join(draw(msgspec.structs.replace(OPEN, exposure=exposure)).text.split())
+
+    assert "at worst closed 5m00s after the peer is gone 41 rotations" in drawn(ExposureStatus(300.0))
+    strict = drawn(ExposureStatus(300.0, 1530.0, 4))
+    assert "5m00s after the peer is gone, closed 25m30s after QKD is (4 keys in store)" in strict
+    assert "without a QKD part 5m30s after QKD is (1 key in store)" in drawn(ExposureStatus(300.0, 330.0, 1, True))
+
+
 def test_a_closed_tunnel_says_why() -> None:
     picture = draw(OPEN, CLOSED)
     assert picture.line("1 of 2 tunnels CLOSED")
@@ -125,7 +165,14 @@ def test_the_columns_stand_below_their_titles() -> None:
 
 def test_it_fits_80_columns_whatever_the_names() -> None:
     long = msgspec.structs.replace(
-        OPEN, name="n" * 63, peer="p" * 63, interface="i" * 15, level="classical", epoch=123456, key_age_s=359_999.0
+        OPEN,
+        exposure=ExposureStatus(86_399.0, 359_999.0, 1_048_576, True),
+        name="n" * 63,
+        peer="p" * 63,
+        interface="i" * 15,
+        level="classical",
+        epoch=123456,
+        key_age_s=359_999.0,
     )
     peer = msgspec.structs.replace(PEER, name="p" * 63, endpoint="[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:65535")
     picture = draw(long, msgspec.structs.replace(CLOSED, name="m" * 63), peers=(peer,))

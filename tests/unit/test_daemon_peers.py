@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,22 @@ def test_a_tunnel_opens_and_rotates(tmp_path: Path) -> None:
         first = world.tunnels[0].rotation.live
         await until(lambda: world.live and world.tunnels[0].rotation.live != first)
         await until(lambda: world.lower.gate.remaining("wan") > 0 < world.higher.gate.remaining("wan"), 2)
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_sessions_from_an_address_that_is_gone_end_at_once(tmp_path: Path, *, gone: bool) -> None:
+    """And are dialled again; those from another address of the host are left alone."""
+
+    async def body(world: Two) -> None:
+        await until(lambda: world.up)
+        peer = world.lower.peers["peer"]
+        first = peer.session
+        peer.address_gone(ip_address("127.0.0.1" if gone else "127.0.0.2"))
+        assert (peer.session is None) is gone
+        await until(lambda: world.up and (peer.session is not first) is gone, 3)
+        await until(lambda: world.live)
 
     run(tmp_path, body)
 

@@ -4,7 +4,9 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +15,15 @@ from qhybridd.crypto.identity import Identity
 from qhybridd.crypto.kdf import key_tag
 from qhybridd.crypto.levels import Level
 from qhybridd.daemon import tunnel as daemon_tunnel
-from qhybridd.daemon.host import watch_sleep
+from qhybridd.daemon.host import ClockAlarm, Clocks, watch_clocks
 from qhybridd.daemon.records import Records
 from qhybridd.daemon.tunnel import Tunnel
+from qhybridd.daemon.watch import Watch
 from qhybridd.errors import HostError
 from qhybridd.protocol import actions as act
-from qhybridd.protocol.messages import Held
+from qhybridd.protocol.messages import Held, State
 from qhybridd.secret import Secret
-from tests.unit.daemons import POLICY, Device, Host, cable
+from tests.unit.daemons import POLICY, Device, Host, cable, until
 
 OWN = Identity.generate()
 PEER, STRANGER = b"p" * 48, b"s" * 48
@@ -98,7 +101,7 @@ def test_what_a_restart_cannot_account_for_is_closed(tmp_path: Path, harm: str) 
             host.records._boot_id = Records(tmp_path / "tunnels")._boot_id
         if harm == "torn":
             file = tmp_path / "tunnels" / "wan.json"
-            file.write_bytes(file.read_bytes()[:-9])
+            file.write_bytes(file.read_bytes().rstrip()[:-9])
         host.gate.until["wan"] = live.deadline
         psk = device.psk
         tunnel = host.make_tunnel(device)
@@ -163,6 +166,34 @@ def test_a_close_that_waits_is_not_lost_when_the_daemon_stops(tmp_path: Path) ->
     run(tmp_path, body)
 
 
+def test_a_reservation_waits_for_a_close_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing takes everything of the tunnel out of the kernel, what the next attempt holds there too."""
+
+    async def body(host: Host, device: Device) -> None:
+        tunnel, order = await restarted(host, device, live_on(device)), list[str]()
+        shut, reserve, close = asyncio.Event(), tunnel.target.reserve, tunnel.target.close
+
+        async def slow(_: str) -> None:
+            await shut.wait()
+
+        async def noted(name: str, verb: Callable[[], Awaitable[Any]]) -> Any:
+            order.append(name)
+            return await verb()
+
+        monkeypatch.setattr(host.gate, "shut", slow)
+        monkeypatch.setattr(tunnel.target, "reserve", partial(noted, "reserve", reserve))
+        monkeypatch.setattr(tunnel.target, "close", partial(noted, "close", close))
+        tunnel.feed(act.CloseNow(FOREIGN))
+        tunnel.feed(act.SessionUp(act.SessionKeys(b"h" * 48, b"a" * 48, PEER, Secret.adopt(os.urandom(48)))))
+        tunnel.feed(act.Received(b"h" * 48, State("wan", 0, Held(), Held(), 0, b"")))
+        await asyncio.sleep(0.05)
+        shut.set()
+        await until(lambda: "reserve" in order)
+        assert order == ["close", "reserve"]
+
+    run(tmp_path, body)
+
+
 def test_what_the_watch_finds_closes_the_tunnel_also_when_the_watch_itself_breaks(tmp_path: Path) -> None:
     async def broken(_: bytes) -> str | None:
         raise ZeroDivisionError
@@ -184,13 +215,53 @@ def test_state_without_a_place_is_a_typed_error(tmp_path: Path) -> None:
         Records(tmp_path / "file" / "tunnels")
 
 
-def test_a_sleep_of_the_machine_is_noticed_once() -> None:
+def test_a_device_that_is_made_again_is_keyed_at_once(tmp_path: Path) -> None:
+    """However long the pause after the failures before would be."""
+
+    async def body(host: Host, device: Device) -> None:
+        tunnel = await restarted(host, device, live_on(device))
+        host.add_peer()
+        watch = Watch({"wan": tunnel}, host.peers, host.log)
+        device.missing = True
+        await watch.look([tunnel])
+        await until(lambda: tunnel.lacks_device)
+        assert tunnel.rotation.live is None and host.gate.until == {}
+        await tunnel.retry_device()
+        assert tunnel.lacks_device, "it is not there yet"
+        tunnel.rotation.schedule.not_before = boottime() + 30
+        device.missing = False
+        waiting = asyncio.create_task(watch.await_devices())
+        await until(lambda: not tunnel.lacks_device)
+        assert tunnel.rotation.schedule.not_before <= boottime()
+        waiting.cancel()
+        watch.close()
+
+    run(tmp_path, body)
+
+
+def test_a_sleep_and_a_set_clock_are_noticed_once_each() -> None:
     woken: list[float] = []
-    clock = [40.1, 40.0, 40.0, 10.0001, 10.0]
+    stepped: list[float] = []
+    clocks = [(0.0, 100.0), (0.0001, 100.0003), (30.0, 100.4), (30.1, 3700.4), (30.1, 3700.3), (30.1, 100.3)]
+    left = [Clocks(*clock) for clock in reversed(clocks)]
 
     async def main() -> None:
         with pytest.raises(IndexError):
-            await watch_sleep(woken.append, clock.pop)
+            await watch_clocks(woken.append, stepped.append, left.pop)
 
     asyncio.run(main())
     assert woken == [pytest.approx(30.0, abs=0.01)]
+    assert stepped == [pytest.approx(3600), pytest.approx(-3600)]
+
+
+def test_the_alarm_waits_as_long_as_it_is_told() -> None:
+    """That it is early when the clock is set takes a machine whose clock may be set: `tests/kernel` has one."""
+
+    async def main() -> None:
+        alarm = ClockAlarm()
+        before = boottime()
+        await alarm.wait(0.05)
+        assert 0.04 < boottime() - before < 0.5
+        alarm.close()
+
+    asyncio.run(main())

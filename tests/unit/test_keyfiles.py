@@ -1,6 +1,7 @@
 """Identity, PSK and peer files: who may read them, what is refused, and that nothing leaks or is overwritten."""
 
 import base64
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -229,6 +230,7 @@ def test_mail_around_it_does_no_harm() -> None:
         (PARIS_FILE.splitlines()[20], PARIS_FILE.splitlines()[20].swapcase()),
         (PARIS_FILE.splitlines()[-3], PARIS_FILE.splitlines()[-3].swapcase()),
     ],
+    ids=itertools.count(),  # the same in every process, and these hold random bytes
 )
 def test_a_changed_peer_file_is_refused(old: bytes, new: bytes) -> None:
     assert old in PARIS_FILE

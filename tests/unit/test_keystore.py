@@ -10,7 +10,7 @@ from qhybridd.crypto.kdf import Label, lp, sha384, u64
 from qhybridd.distill.authenticate import Role
 from qhybridd.errors import HostError, ProgramError
 from qhybridd.keystore import Account, KeyStore, ListedBlock, Mark, StoreListing
-from qhybridd.keystore.account import Gauge
+from qhybridd.keystore.account import Gauge, Outlook
 from qhybridd.keystore.listing import MAX_BLOCKS, MAX_OUTSTANDING, MAX_UNITS
 from qhybridd.keystore.store import CONFIRM_S, MAX_GONE, ON_ITS_WAY_S
 from qhybridd.secret import Secret
@@ -57,6 +57,23 @@ def test_keys_are_cut_out_of_the_block_oldest_first(role: Role, bits: int) -> No
     with pytest.raises(HostError, match=r"source\.empty"):
         own.reserve(256, 1.0)
     assert books(own).used_bits == books(peer).used_bits == 256 * mine
+
+
+def test_the_outlook_counts_what_can_still_be_had_and_for_how_long() -> None:
+    alice, bob = pair()
+    assert alice.outlook(0.0) == Outlook(0, 0.0, 0, 0.0)
+    fill(alice, bob, number=1, bits=1280)
+    seen = alice.outlook(10.0)
+    assert (seen.own_keys, seen.peer_keys) == (3, 2)
+    born = 10.0 + seen.own_left_s - MAX_AGE_S
+    assert seen.peer_left_s == seen.own_left_s > 0
+    waiting = key_id(2)
+    alice.add(waiting, block_key(2, 512), 0, 20.0)
+    assert alice.outlook(20.0) == Outlook(4, MAX_AGE_S, 3, MAX_AGE_S), "it waits, and may be had yet"
+    alice.discard(waiting)
+    alice.reserve(768, 21.0)
+    assert alice.outlook(21.0) == Outlook(0, 0.0, 2, born + MAX_AGE_S - 21.0)
+    assert bob.outlook(21.0).own_keys == 2
 
 
 def test_several_keys_run_over_blocks_in_order() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qhybridd.errors import HostError, ProgramError
-from qhybridd.netlink import nft_dumps, nftables, wireguard
+from qhybridd.netlink import nft_dumps, nft_steps, route_dump, route_events, wireguard
 from qhybridd.netlink.attributes import (
     ATTRIBUTE,
     Attribute,
@@ -218,6 +218,9 @@ def try_everything(raw: bytes) -> None:
         nft_dumps.parse_names,
         nft_dumps.parse_rules,
         nft_dumps.parse_counters,
+        nft_dumps.parse_tables,
+        nft_dumps.parse_chains,
+        route_dump.parse_devices,
         lambda dump: [read_error(dump.view, item, "x") for item in dump.messages],
     ]
     with only_host_errors():
@@ -247,20 +250,24 @@ SAMPLE_ELEMENTS = (
     )
 )
 SAMPLE_COUNTER = b"\1\0\0\0" + text(1, "t") + text(2, "out_a") + nested(4, be64(1, 700), be64(2, 9))
-SAMPLE_RULE = b"\1\0\0\0" + text(2, "out_a") + attribute(7, nftables.comment_data("closed"))
+SAMPLE_TABLE = b"\1\0\0\0" + text(1, "qhybridd") + be32(2, 6) + be32(7, 4711)
+SAMPLE_CHAIN = b"\1\0\0\0" + text(1, "qhybridd") + text(3, "out")
+SAMPLE_LINK = route_events.LINK.pack(0, 1, 9, 0, 0) + text(3, "wg0")
+SAMPLE_RULE = b"\1\0\0\0" + text(2, "out_a") + attribute(7, nft_steps.comment_data("closed"))
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_mutated_answers_are_at_most_a_host_error(data: st.DataObject) -> None:
     samples = [kernel_device(kernel_peer(SAMPLE_PEER)), SAMPLE_ELEMENTS, SAMPLE_COUNTER, SAMPLE_RULE]
+    samples += [SAMPLE_TABLE, SAMPLE_CHAIN, SAMPLE_LINK]
     sample = data.draw(st.sampled_from(samples))
     try_everything(mutate(data, message(0x20, 0, 1, sample)))
 
 
 def test_nftables_answers_are_understood() -> None:
     one, other, end = nft_dumps.parse_elements(dump_of(SAMPLE_ELEMENTS))
-    assert (one.key, one.expires_ms, one.goto) == (nftables.interface_key("wg0"), 5000, "")
+    assert (one.key, one.expires_ms, one.goto) == (nft_steps.interface_key("wg0"), 5000, "")
     assert (other.key, other.goto, other.ends_interval) == (b"\x0a\0\0\0", "out_a", False)
     assert end.ends_interval and end.expires_ms is None
     assert nft_dumps.parse_counters(dump_of(SAMPLE_COUNTER)) == {"out_a": 9}
@@ -268,8 +275,8 @@ def test_nftables_answers_are_understood() -> None:
 
 
 def test_lists_of_elements_are_split() -> None:
-    items = [nftables.element(i.to_bytes(16, "big")) for i in range(5000)]
-    operations = nftables.add_elements("t", "s", items)
+    items = [nft_steps.element(i.to_bytes(16, "big")) for i in range(5000)]
+    operations = nft_steps.add_elements("t", "s", items)
     assert all(len(operation.body) < 0xFFFF for operation in operations) and len(operations) > 1
     assert sum(operation.body.count(ATTRIBUTE.pack(len(items[0]), 0x8001)) for operation in operations) == 5000
 
@@ -277,7 +284,7 @@ def test_lists_of_elements_are_split() -> None:
 @pytest.mark.parametrize("name", ["", "x" * 16, "a\0b"])
 def test_a_name_that_no_interface_has_is_refused(name: str) -> None:
     with pytest.raises(HostError):
-        nftables.interface_key(name)
+        nft_steps.interface_key(name)
 
 
 def test_an_errors_text_names_the_reason() -> None:
@@ -287,3 +294,14 @@ def test_an_errors_text_names_the_reason() -> None:
     error = read_error(view, item, "doing it")
     assert error is not None and error.errno == 2
     assert "doing it" in str(error) and "ENOENT" in str(error) and "no such table" in str(error)
+
+
+def test_tables_chains_and_devices_are_understood() -> None:
+    def dump(sample: bytes) -> Dump:
+        return Dump(memoryview(sample), [Message(16, 2, 1, 0, len(sample))])
+
+    assert nft_dumps.parse_tables(dump(SAMPLE_TABLE)) == [nft_dumps.TableState("qhybridd", 6, 4711)]
+    assert nft_dumps.parse_chains(dump(SAMPLE_CHAIN)) == [("qhybridd", "out")]
+    assert route_dump.parse_devices(dump(SAMPLE_LINK)) == {"wg0": 9}
+    with pytest.raises(HostError):
+        route_dump.parse_devices(dump(SAMPLE_LINK[:8]))

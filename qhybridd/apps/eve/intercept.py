@@ -28,16 +28,16 @@ from qhybridd.netlink.nft_bytecode import (
     redirect,
     reject_reset,
 )
-from qhybridd.netlink.nftables import (
+from qhybridd.netlink.nft_steps import (
     HOOK_FORWARD,
     HOOK_PREROUTING,
-    NftSocket,
     Operation,
     flush_chain,
     new_chain,
     new_owned_table,
     new_rule,
 )
+from qhybridd.netlink.nftables import NftSocket
 
 TABLE: Final = "qhybridd_eve"
 REDIRECT: Final = "redirect"
