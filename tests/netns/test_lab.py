@@ -17,6 +17,7 @@ from qhybridd.apps.namespaces import NETNS, Namespace
 from qhybridd.clock import boottime
 from qhybridd.errors import HostError, OperatorError
 from qhybridd.keyfiles import load_psk
+from tests.netns.worlds import SEAMLESS, SHORT, configs
 
 DEMO = Path(__file__).parents[2] / "configs/demo"
 CONNECT = """
@@ -318,3 +319,19 @@ def _inside(inodes: set[int]) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_esp_without_a_daemon_goes_in_clear_and_is_counted() -> None:
+    """The measure itself: where no daemon and no guard stand in the way, every packet leaves in clear, and is seen."""
+    with Lab(configs(SHORT, SEAMLESS)) as lab:
+        lab.add_hosts()
+        lab.capture()
+        flows = [lab.add_flow("esp"), lab.add_host_flow("esp")]
+        for flow in flows:
+            flow.start()
+        time.sleep(1.0)
+        readings = [flow.finish() for flow in flows]
+        sent = sum(reading.sent for reading in readings)
+        assert all(reading.lost == 0 for reading in readings)
+        assert lab.in_clear() == sent > 300
+    assert lab.leftovers() == []
