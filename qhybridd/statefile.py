@@ -12,6 +12,9 @@ import os
 from pathlib import Path
 from typing import Final
 
+from qhybridd.errors import HostError
+
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 SPARE: Final = ".new"
 """Suffix of the file that is written next."""
 RENAME_EXCHANGE: Final = 2
@@ -22,6 +25,18 @@ _WITHOUT_EXCHANGE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSU
 """What a file system says that cannot do it."""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def open_directory(directory: Path) -> str:
+    """Make the directory where it is not there; the ID of this boot, outside of which nothing in it counts.
+
+    Raises `HostError` (host.state).
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return BOOT_ID.read_text().strip()
+    except OSError as error:
+        raise HostError("host.state", f"no place for state: {error.strerror}", where=str(directory)) from None
 
 
 def replace_state(path: Path, text: bytes, room: int) -> None:

@@ -4,13 +4,13 @@ import asyncio
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import Final, cast
 
 from qhybridd.clock import boottime
 from qhybridd.config.records import Endpoint
 from qhybridd.errors import CODES, HostError, PeerError
+from qhybridd.netlink.bypass import bypass_ipsec
 from qhybridd.protocol.connection import Closed, Connection, Event
 from qhybridd.protocol.session import MAX_RECORD_BYTES, Channel
 
@@ -263,51 +263,16 @@ IP_FREEBIND: Final = 15
 """linux/in.h; Python does not name it."""
 
 
-IP_XFRM_POLICY: Final = 17
-"""linux/in.h."""
-IPV6_XFRM_POLICY: Final = 35
-"""linux/in6.h."""
-NETLINK_XFRM: Final = 6
-"""linux/netlink.h."""
-XFRM_POLICY_IN: Final = 0
-XFRM_POLICY_OUT: Final = 1
-_USER_POLICY: Final = struct.Struct("@32x8xH6xiI64x32xIIBBBB4x")
-"""struct xfrm_userpolicy_info (linux/xfrm.h): the selector with its family, lifetimes, priority, index, direction,
-action (0: XFRM_POLICY_ALLOW), flags, share. A selector of a family and nothing else fits every packet of the socket."""
-
-
 def _set_apart(sock: socket.socket, mark: int) -> None:
     """See to it that no tunnel swallows this socket's packets, and no IPsec policy of the host drops them.
 
-    The mark is for routing rules and the guard. XFRM has policies of a socket's own, which come before all others, as
-    IKE daemons use them; a listening socket hands them on. Raises OSError.
+    The mark is for routing rules and the guard. Raises OSError.
     """
     if mark:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-    level, option = (
-        (socket.IPPROTO_IPV6, IPV6_XFRM_POLICY)
-        if sock.family == socket.AF_INET6
-        else (socket.IPPROTO_IP, IP_XFRM_POLICY)
-    )
-    for direction in (XFRM_POLICY_OUT, XFRM_POLICY_IN):
-        policy = _USER_POLICY.pack(sock.family, 0, 0, 0, 0, direction, 0, 0, 0)
-        try:
-            _allow(sock, level, option, policy)
-        except OSError as error:
-            # ENOPROTOOPT: a kernel without XFRM has no policies either. EPERM: who may not do this keys no tunnel.
-            if error.errno not in (errno.ENOPROTOOPT, errno.EPERM):
-                raise
-
-
-def _allow(sock: socket.socket, level: int, option: int, policy: bytes) -> None:
-    """The kernel reads the policy with the module behind NETLINK_XFRM, which may have to be loaded first."""
     try:
-        sock.setsockopt(level, option, policy)
+        bypass_ipsec(sock)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        # ENOPROTOOPT: a kernel without XFRM has no policies either. EPERM: who may not do this keys no tunnel.
+        if error.errno not in (errno.ENOPROTOOPT, errno.EPERM):
             raise
-        try:
-            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM).close()
-        except OSError:  # there is no such module, hence no policies
-            return
-        sock.setsockopt(level, option, policy)

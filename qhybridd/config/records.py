@@ -25,6 +25,8 @@ PEER_SUFFIX: Final = ".peer"
 REVOKED: Final = "revoked"
 """Directory beside the peer files that holds the revoked ones, as `FINGERPRINT.NAME.peer`."""
 DEFAULT_PORT: Final = 7420
+PROBE_PORT: Final = DEFAULT_PORT
+"""UDP port of the probes that XFRM tunnels send between their outer addresses."""
 DEFAULT_PHOTON_PORT: Final = 7421
 KEY_BITS: Final = 256
 """Of one key in a link's store: what one rotation takes."""

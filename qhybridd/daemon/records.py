@@ -16,7 +16,7 @@ from qhybridd.crypto.levels import Level
 from qhybridd.errors import HostError
 from qhybridd.protocol.actions import LiveEpoch
 from qhybridd.protocol.messages import Held
-from qhybridd.statefile import replace_state
+from qhybridd.statefile import open_directory, replace_state
 from qhybridd.telemetry.log import Log
 
 MAX_RECORD_BYTES: Final = 16 * 1024
@@ -24,7 +24,6 @@ ROOM_BYTES: Final = 4096
 """More than a record takes."""
 MAX_CANDIDATES: Final = 3
 """The live key, one that was installed and not proven, and one that is being installed."""
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 Tag = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 Epoch = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -68,11 +67,7 @@ class Records:
     def __init__(self, directory: Path) -> None:
         """Raises `HostError` (host.state) where the directory cannot be made."""
         self._directory = directory
-        try:
-            self._boot_id = BOOT_ID.read_text().strip()
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise HostError("host.state", f"no place for state: {error.strerror}", where=str(directory)) from None
+        self._boot_id = open_directory(directory)
 
     def write(self, tunnel: str, live: LiveEpoch, candidates: tuple[Held, ...]) -> None:
         """Replace a tunnel's record. Raises OSError."""

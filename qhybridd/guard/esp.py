@@ -14,6 +14,7 @@ import socket
 from ipaddress import IPv4Address
 from typing import Final
 
+from qhybridd.config.records import PROBE_PORT
 from qhybridd.guard.names import TABLE, esp_sets, tunnel_chain
 from qhybridd.guard.prefixes import GuardedEsp, GuardedTunnel
 from qhybridd.netlink.nft_bytecode import (
@@ -47,8 +48,6 @@ from qhybridd.netlink.nft_steps import Operation, interface_key, new_rule, numbe
 
 ESP: Final = 50
 """Protocol number (RFC 4303)."""
-PROBE_PORT: Final = 7420
-"""UDP port of the probes that the XFRM target sends from the outer address through a new association."""
 XFRM_KIND: Final = interface_key("xfrm")
 """What an XFRM interface is to rtnetlink. One packet comes round again from it, with its ESP; another device that took
 the name would send it as it is."""

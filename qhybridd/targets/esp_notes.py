@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from qhybridd.errors import HostError
-from qhybridd.statefile import replace_state
+from qhybridd.statefile import open_directory, replace_state
 
 MAX_NOTE_BYTES: Final = 1 << 20
 PASSES: Final = ".passes"
@@ -23,7 +23,6 @@ ROOM_BYTES: Final = 1 << 13
 MAX_USED: Final = 128
 """Tags of keys that are kept, two for each epoch. Keys never come back after other ones: what could offer one again is
 this program, in the rotation under way or the one before."""
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 Tag = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 Spi = Annotated[int, Meta(ge=0x100, le=0xFFFFFFFF)]
@@ -90,11 +89,7 @@ class Notes:
     def __init__(self, directory: Path) -> None:
         """Raises `HostError` (host.state) where the directory cannot be made."""
         self._directory = directory
-        try:
-            self._boot_id = BOOT_ID.read_text().strip()
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise HostError("host.state", f"no place for notes: {error.strerror}", where=str(directory)) from None
+        self._boot_id = open_directory(directory)
 
     def read(self, tunnel: str) -> TunnelNote:
         """A tunnel's note; an empty one where there is none of this boot. Raises `HostError` (host.state)."""

@@ -8,21 +8,17 @@ nonce twice.
 import asyncio
 import contextlib
 import socket
-from ipaddress import ip_network
 from typing import Final
 
-from qhybridd.config.records import Address, Endpoint, XfrmConfig
+from qhybridd.config.records import PROBE_PORT, Address, Endpoint, XfrmConfig
 from qhybridd.errors import HostError
-from qhybridd.netlink.xfrm_build import build_policy
-from qhybridd.netlink.xfrm_records import Direction, SecurityPolicy, Selector
-from qhybridd.targets.esp_selectors import PROBE_PORT, probe_destination
+from qhybridd.netlink.bypass import bypass_ipsec
+from qhybridd.targets.esp_selectors import probe_destination
 
-# ---- constants of Linux (linux/udp.h, linux/in.h, linux/in6.h, linux/xfrm.h)
+# ---- constants of Linux (linux/udp.h)
 
 UDP_ENCAP: Final = 100
 UDP_ENCAP_ESPINUDP: Final = 2
-IP_XFRM_POLICY: Final = 17
-IPV6_XFRM_POLICY: Final = 35
 
 # ---- constants of ours
 
@@ -108,7 +104,7 @@ class EncapsulationSocket:
             return
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-            let_pass(self._socket, self._family)
+            bypass_ipsec(self._socket)  # what it carries is ESP already
             self._socket.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
             self._socket.bind((str(self._local), self._port))
         except OSError as error:
@@ -121,13 +117,3 @@ class EncapsulationSocket:
     def close(self) -> None:
         """Give the port back."""
         self._socket.close()
-
-
-def let_pass(own: socket.socket, family: int) -> None:
-    """Policies do not count for this socket, in both directions: what it carries is ESP already. Raises OSError."""
-    level, option = (
-        (socket.IPPROTO_IP, IP_XFRM_POLICY) if family == socket.AF_INET else (socket.IPPROTO_IPV6, IPV6_XFRM_POLICY)
-    )
-    every = ip_network("0.0.0.0/0" if family == socket.AF_INET else "::/0")
-    for direction in (Direction.OUT, Direction.IN):
-        own.setsockopt(level, option, build_policy(SecurityPolicy(direction, Selector(every, every), 0, None)))

@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from typing import Final
 
 from qhybridd.config.records import (
-    DEFAULT_PORT,
+    PROBE_PORT,
     REQID_LEAST,
     REQID_MOST,
     Address,
@@ -37,7 +37,6 @@ LINK_PREFIXES: Final = (ip_network("fe80::/10"), ip_network("ff02::/16"))
 
 # ---- constants of ours
 
-PROBE_PORT: Final = DEFAULT_PORT
 PROBE_PRIORITY: Final = 0x5100
 PASS_PRIORITY: Final = 0x5101
 """IKE daemons number theirs from about 100,000 up (strongSwan); the lowest decides, so ours come first."""

@@ -9,15 +9,15 @@ import asyncio
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
 
 from qhybridd.clock import boottime
 from qhybridd.guard import Guard, GuardedEsp, GuardedTunnel
+from tests.netns.guard_world import guarded
 from tests.netns.namespaces import Lab, inside
 from tests.netns.packets import Packets
 
@@ -131,18 +131,6 @@ def lab() -> Iterator[Lab]:
             for kind in ("state", "policy"):
                 lab.ip(short, "xfrm", kind, "flush")
         yield lab
-
-
-def guarded(lab: Lab, work: Callable[[Guard], Coroutine[Any, Any, None]]) -> None:
-    async def whole() -> None:
-        with inside(lab.name("gw")):
-            guard = Guard()
-        try:
-            await work(guard)
-        finally:
-            await guard.close()
-
-    asyncio.run(whole())
 
 
 def payload_seen(captured: list[bytes]) -> list[bytes]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from qhybridd import statefile
 from qhybridd.errors import HostError
-from qhybridd.targets import esp_notes
 from qhybridd.targets.esp_notes import MAX_USED, Notes, PairNote, PassNote, TunnelNote
 
 PAIR = PairNote(1, "11" * 16, 0x100, 0xFFFFFFFF, "22" * 16, "33" * 16)
@@ -45,7 +45,7 @@ def test_a_boot_voids_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     notes.write_passes(frozenset((PassNote(1, "::/0", "::/0", 58, 135, 0, 0x5101, 0),)))
     other = tmp_path / "boot_id"
     other.write_text("another boot\n")
-    monkeypatch.setattr(esp_notes, "BOOT_ID", other)
+    monkeypatch.setattr(statefile, "BOOT_ID", other)
     later = Notes(tmp_path)
     assert later.read("x") == TunnelNote("another boot")
     assert later.read_passes() == frozenset()
